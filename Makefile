@@ -1,0 +1,40 @@
+# One door in: `make` alone prints the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KEEP ?=
+
+.PHONY: help install demo test lint format bench soak clean
+
+help:  ## print the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## build .venv with everything (again only when the dependencies change)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a minute or two the first time) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## the main job, in front of you: MLflow, Airflow and Triton on this machine (KEEP=1 keeps the server up)
+	@$(BIN)/airflow-triton demo $(if $(KEEP),--keep)
+
+test: install  ## the whole test suite
+	@$(BIN)/python -m pytest
+
+lint: install  ## ruff, the type checker and the import contract
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: install  ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove .venv and what tools left behind
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist

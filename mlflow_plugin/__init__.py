@@ -1,0 +1,1 @@
+"""MLflow's side of airflow-provider-triton: the `triton` deployment target."""
