@@ -1,0 +1,59 @@
+"""What every converter is: one module for one flavor, imported only in the child process."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
+
+from airflow_triton.convert.mlmodel import MlflowModel
+from airflow_triton.errors import ConversionError
+from airflow_triton.servable import Servable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Form: TypeAlias = Literal["onnx", "as-is"]
+Arrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
+
+CONVERTERS = {"onnx": "airflow_triton.convert.onnx", "sklearn": "airflow_triton.convert.sklearn"}
+"""The module of each flavor's converter; of a model with several flavors, the first here is used."""
+
+
+class Converter(Protocol):
+    """The functions of a converter's module."""
+
+    def convert(self, model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servable:
+        """Write the files of one version directory into `into` and describe them.
+
+        `example` is the model's logged input example as MLflow gives it, or None.
+
+        Raises:
+            ConversionError: the model cannot become a servable, or contradicts its signature.
+
+        """
+
+    def answers(self, model: MlflowModel, servable: Servable, inputs: Arrays) -> Arrays:
+        """The original model's own outputs for the servable's inputs, one array per output of the servable."""
+
+
+def flavor_of(model: MlflowModel) -> str:
+    """The flavor to convert.
+
+    Raises:
+        ConversionError: there is no converter for any of the model's flavors; it names both sides and what to do.
+
+    """
+    for flavor in CONVERTERS:
+        if flavor in model.flavors:
+            return flavor
+    raise ConversionError(
+        f"{model.folder}: the model has the flavors {', '.join(sorted(model.flavors))}; only {' and '.join(CONVERTERS)} can be "
+        "converted. Export it to ONNX in the training code and log that with mlflow.onnx.log_model"
+    )
+
+
+def converter_for(flavor: str) -> Converter:
+    """The converter of a flavor (this imports what it needs)."""
+    return cast("Converter", importlib.import_module(CONVERTERS[flavor]))

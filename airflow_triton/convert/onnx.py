@@ -1,0 +1,75 @@
+"""MLflow's `onnx` flavor: the file is served as it is, with its external data, and with correct declarations."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from airflow_triton.convert import inspect_onnx, onnx_files, signature
+from airflow_triton.convert.base import Arrays, Form
+from airflow_triton.convert.mlmodel import MlflowModel
+from airflow_triton.errors import ConversionError
+from airflow_triton.servable import Servable
+
+
+def convert(model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servable:
+    """See `base.Converter.convert`. The converter is called "as-is" where the bytes are the original's, else "onnx".
+
+    The ONNX file is the model's own: its opset and IR version stay, and a server whose onnxruntime is too old for them
+    refuses it when the candidate is loaded.
+    """
+    source = model.file("onnx", "data")
+    graph = onnx_files.read(source)
+    shapes = _input_shapes(model, graph, example)
+    copied = onnx_files.copy(source, into, graph)
+    seen = inspect_onnx.inspect(source, input_shapes=shapes, example=example, columns=model.columns)
+    signature.check(model, seen.inputs, seen.outputs)
+    changed = _correct(copied, seen, to=to)
+    onnx_files.check(copied, of=source)
+    return Servable(
+        backend="onnxruntime",
+        default_model_filename=onnx_files.MODEL_FILE,
+        inputs=seen.inputs,
+        outputs=seen.outputs,
+        batching=seen.batching,
+        flavor="onnx",
+        converter="onnx" if changed else "as-is",
+        tools={name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
+    )
+
+
+def _correct(copied: Path, seen: inspect_onnx.Inspection, *, to: Form) -> bool:
+    """Write the truth into the copy's declarations; true if a byte changed."""
+    if to == "as-is":
+        if seen.corrected:
+            raise ConversionError(
+                f"the graph declares no shape or a wrong one for {', '.join(seen.corrected)}, and Triton would refuse to load it; "
+                "use `to: onnx`, which corrects the declarations and nothing else"
+            )
+        return False
+    graph = onnx_files.read(copied)
+    if not onnx_files.declare(graph, (*seen.inputs, *seen.outputs)):
+        return False
+    copied.write_bytes(graph.SerializeToString(deterministic=True))
+    return True
+
+
+def _input_shapes(model: MlflowModel, graph: Any, example: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes that the signature, or else the example, knows of inputs that the graph declares without one."""
+    missing = onnx_files.shapeless(graph)
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    names = [entry.name for entry in graph.graph.input if entry.name not in weights]
+    fields = {field.name or names[0]: field.shape for field in model.inputs or () if field.shape is not None}
+    arrays = example if isinstance(example, Mapping) else {names[0]: example} if len(names) == 1 else {}
+    sizes = {name: (-1, *array.shape[1:]) for name, array in arrays.items() if getattr(array, "ndim", 0) and hasattr(array, "dtype")}
+    known = {**sizes, **fields}
+    return {name: known[name] for name in names if name in missing and name in known}
+
+
+def answers(model: MlflowModel, servable: Servable, inputs: Arrays) -> Arrays:
+    """See `base.Converter.answers`: onnxruntime, on the CPU, on the original file."""
+    session = inspect_onnx.open_session(model.file("onnx", "data"))
+    names = [spec.name for spec in servable.outputs]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
