@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: TID253  # a test, not a DAG file
+import numpy as np  # a test, not a DAG file
 import pytest
 
 from airflow_triton.local_triton import LocalTriton, install

@@ -1,0 +1,5 @@
+"""`python -m airflow_triton` is the command line."""
+
+from airflow_triton.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Airflow's hooks: from a connection to the thing that it means."""

@@ -1,0 +1,76 @@
+"""What the operators share: the spec, the connections behind it, and how errors reach Airflow."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from airflow_triton.errors import DeployError
+
+if TYPE_CHECKING:
+    from airflow_triton.rollout import Rollout, Target
+    from airflow_triton.server import ServerAddress
+    from airflow_triton.spec import Spec
+
+
+class TritonOperator(BaseOperator):
+    """The base of all operators of this provider.
+
+    An error that a retry cannot mend (a bad spec, a rejected model, a conflict) fails the task for good; one that may go away by
+    itself (a server or a registry that does not answer) fails it so that Airflow retries.
+
+    :param spec: the deployment: the path of a spec file, or its content as a mapping (templated)
+    """
+
+    template_fields: Sequence[str] = ("spec",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"spec": "json"}
+    ui_color = "#76b900"
+
+    def __init__(self, *, spec: str | Mapping[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+
+    def loaded_spec(self) -> Spec:
+        """The spec, read and checked."""
+        from airflow_triton.spec import load_spec, spec_from_mapping
+
+        if isinstance(self.spec, Mapping):
+            return spec_from_mapping(self.spec, where=f"the spec of task `{self.task_id}`")
+        return load_spec(self.spec)
+
+    def target(self, spec: Spec | None, **where: Any) -> Target:
+        """The repository and the servers, connection ids looked up in Airflow."""
+        from airflow_triton.rollout import find_target
+
+        return find_target(spec, lookup=look_up, **where)
+
+    @contextlib.contextmanager
+    def rollout(self) -> Iterator[Rollout]:
+        """A rollout of the spec that tells the task's log what it does."""
+        from airflow_triton.rollout import opened
+
+        with errors_for_airflow():
+            spec = self.loaded_spec()
+            with opened(spec, self.target(spec), progress=self.log.info) as rollout:
+                yield rollout
+
+
+def look_up(conn_id: str) -> ServerAddress:
+    """The server of an Airflow connection."""
+    from airflow_triton.hooks.triton import TritonHook
+
+    return TritonHook(conn_id).address
+
+
+@contextlib.contextmanager
+def errors_for_airflow() -> Iterator[None]:
+    """Turn our errors into Airflow's: a failure for good, or one to retry."""
+    try:
+        yield
+    except DeployError as error:
+        kind = AirflowException if error.transient else AirflowFailException
+        raise kind(f"{type(error).__name__}: {error}") from None

@@ -1,0 +1,184 @@
+"""One operator for each step of the pipeline. What they hand on is small and plain JSON; the model never travels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from airflow_triton.operators.base import TritonOperator
+
+
+class ResolveModelOperator(TritonOperator):
+    """Check that registry, repository and servers answer, and turn the spec's model into one concrete version.
+
+    Answers the source (`name`, `version`, `run_id`, `digest`, ...). Where there is nothing to do, the task is skipped, and so is
+    what follows: the version is released already (a server that lacks it is brought to it first), or, with
+    `skip_rejected`, it was rejected before when it was held against this very spec.
+
+    :param spec: see TritonOperator (templated)
+    :param skip_rejected: do not try a version again that was rejected; for DAGs that run often (default: false)
+    """
+
+    def __init__(self, *, skip_rejected: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.skip_rejected = skip_rejected
+
+    def execute(self, context: Context) -> Any:
+        """See the class."""
+        with self.rollout() as rollout:
+            source = rollout.resolve()
+            if outcome := rollout.unchanged(source):
+                context["ti"].xcom_push(key="outcome", value=outcome.model_dump(mode="json"))
+                raise AirflowSkipException(outcome.summary)
+            if self.skip_rejected and rollout.verdicts.was_rejected(source, spec_digest=rollout.spec.digest()):
+                raise AirflowSkipException(f"{source} was rejected before by this spec: register a new version, or change the spec")
+        return source.model_dump(mode="json")
+
+
+class ConvertModelOperator(TritonOperator):
+    """Make the files that Triton serves. They stay in the repository's work area; the answer describes them.
+
+    :param spec: see TritonOperator (templated)
+    :param source: what ResolveModelOperator answered (templated)
+    """
+
+    template_fields: Sequence[str] = ("spec", "source")
+
+    def __init__(self, *, source: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.source = source
+
+    def execute(self, context: Context) -> Any:  # noqa: ARG002 Airflow's signature
+        """See the class."""
+        from airflow_triton.registry import ModelSource
+
+        with self.rollout() as rollout:
+            return rollout.convert(ModelSource.model_validate(self.source)).model_dump(mode="json")
+
+
+class ConfigureModelOperator(TritonOperator):
+    """Build config.pbtxt of the model's own inputs and outputs, the spec's `config` merged over it. Answers its text.
+
+    :param spec: see TritonOperator (templated)
+    :param converted: what ConvertModelOperator answered (templated)
+    """
+
+    template_fields: Sequence[str] = ("spec", "converted")
+
+    def __init__(self, *, converted: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.converted = converted
+
+    def execute(self, context: Context) -> Any:  # noqa: ARG002 Airflow's signature
+        """See the class."""
+        from airflow_triton.rollout import Converted
+
+        with self.rollout() as rollout:
+            return rollout.configure(Converted.model_validate(self.converted))
+
+
+class StageModelOperator(TritonOperator):
+    """Publish the candidate under a name of its own and load it on every server. Answers the candidate.
+
+    :param spec: see TritonOperator (templated)
+    :param converted: what ConvertModelOperator answered (templated)
+    :param config: what ConfigureModelOperator answered (templated)
+    """
+
+    template_fields: Sequence[str] = ("spec", "converted", "config")
+
+    def __init__(self, *, converted: Any, config: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.converted = converted
+        self.config = config
+
+    def execute(self, context: Context) -> Any:  # noqa: ARG002 Airflow's signature
+        """See the class."""
+        from airflow_triton.rollout import Converted
+
+        with self.rollout() as rollout:
+            return rollout.stage(Converted.model_validate(self.converted), self.config).model_dump(mode="json")
+
+
+class ValidateModelOperator(TritonOperator):
+    """Ask the candidate on the servers and hold its answers against the spec. Answers the report.
+
+    A candidate that does not pass fails the task for good, after its report was pushed (XCom `report`).
+
+    :param spec: see TritonOperator (templated)
+    :param candidate: what StageModelOperator answered (templated)
+    """
+
+    template_fields: Sequence[str] = ("spec", "candidate")
+
+    def __init__(self, *, candidate: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.candidate = candidate
+
+    def execute(self, context: Context) -> Any:
+        """See the class."""
+        from airflow_triton.rollout import Candidate
+
+        with self.rollout() as rollout:
+            report = rollout.validate(Candidate.model_validate(self.candidate))
+        answer = report.model_dump(mode="json")
+        context["ti"].xcom_push(key="report", value=answer)
+        if not report.passed:
+            raise AirflowFailException(report.verdict)
+        return answer
+
+
+class PromoteModelOperator(TritonOperator):
+    """Let the validated version serve on every server, or put back what served. Answers the outcome.
+
+    :param spec: see TritonOperator (templated)
+    :param candidate: what StageModelOperator answered (templated)
+    :param report: what ValidateModelOperator answered (templated)
+    """
+
+    template_fields: Sequence[str] = ("spec", "candidate", "report")
+
+    def __init__(self, *, candidate: Any, report: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.candidate = candidate
+        self.report = report
+
+    def execute(self, context: Context) -> Any:  # noqa: ARG002 Airflow's signature
+        """See the class."""
+        from airflow_triton.rollout import Candidate
+        from airflow_triton.validation import ValidationReport
+
+        with self.rollout() as rollout:
+            report = ValidationReport.model_validate(_without_computed(self.report))
+            outcome = rollout.promote(Candidate.model_validate(self.candidate), report)
+            return outcome.model_dump(mode="json", exclude={"report"})
+
+
+class CleanUpModelOperator(TritonOperator):
+    """Remove the candidate, the converted files, and the versions that are not kept for rollback.
+
+    Make it the teardown of ResolveModelOperator, so that it runs whatever became of the steps between.
+
+    :param spec: see TritonOperator (templated)
+    :param source: what ResolveModelOperator answered (templated)
+    """
+
+    template_fields: Sequence[str] = ("spec", "source")
+
+    def __init__(self, *, source: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.source = source
+
+    def execute(self, context: Context) -> None:  # noqa: ARG002 Airflow's signature
+        """See the class."""
+        from airflow_triton.registry import ModelSource
+
+        with self.rollout() as rollout:
+            rollout.clean_up(ModelSource.model_validate(self.source))
+
+
+def _without_computed(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key != "passed"}

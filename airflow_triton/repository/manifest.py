@@ -1,0 +1,100 @@
+"""The manifest of a stored version: what it is, where it came from, and the digest of every file."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from airflow_triton.errors import RepositoryError
+from airflow_triton.registry import ModelSource
+from airflow_triton.repository.layout import LAYOUT, MANIFEST_FILE, check_layout
+from airflow_triton.servable import Servable
+
+
+def now() -> str:
+    """This moment, UTC, ISO 8601, whole seconds."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class FileDigest(BaseModel):
+    """One file of a version: its path below the version's folder, its size in bytes and the SHA-256 of its content."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Probe(BaseModel):
+    """One small request with the answer that the validated candidate gave, to ask a live model whether it is the same."""
+
+    model_config = ConfigDict(frozen=True)
+
+    inputs: dict[str, dict[str, Any]]
+    outputs: dict[str, dict[str, Any]]
+
+
+class Manifest(BaseModel):
+    """`deployment.json` in a version's folder, written with the version and never changed after.
+
+    `servable_id` says what the files were made of (source, conversion and its tools): equal ids mean that nothing has to be
+    converted again. `config` is the config.pbtxt, without version policy, that the version was validated with.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    layout: int = LAYOUT
+    servable_id: str
+    source: ModelSource
+    servable: Servable
+    files: tuple[FileDigest, ...]
+    config: str
+    probe: Probe | None = None
+    created_at: str = Field(default_factory=now)
+
+    @classmethod
+    def read(cls, version_folder: Path) -> Manifest | None:
+        """The manifest of a version's folder; None where there is none (a version that is not ours).
+
+        Raises:
+            RepositoryError: there is one, but it is damaged or newer than this release.
+
+        """
+        path = version_folder / MANIFEST_FILE
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RepositoryError(f"{path} cannot be read: {error}") from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Manifest:
+        """Read a manifest's text; `where` names it in errors."""
+        try:
+            manifest = cls.model_validate_json(text)
+        except ValidationError as error:
+            raise RepositoryError(f"{where} is damaged: {error.errors()[0]['msg']}") from None
+        check_layout(manifest.layout, where)
+        return manifest
+
+
+def digest_files(folder: Path) -> tuple[FileDigest, ...]:
+    """Every file below `folder`, the manifest left out, in the order of their paths."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() != MANIFEST_FILE)
+    return tuple(FileDigest(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256(path)) for path in paths)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, read in pieces: memory stays flat."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

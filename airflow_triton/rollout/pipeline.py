@@ -1,0 +1,336 @@
+"""The pipeline: resolve, convert, configure, stage, validate, promote, clean up; and rollback.
+
+Each step is a method of `Rollout`, takes what the step before it answered, and can be repeated: killed at any instruction and
+run again, it converges. `deploy` is all of them in their order. Whatever fails before `promote` has changed nothing that
+serves; a promotion that the server does not take is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from airflow_triton import convert as conversion
+from airflow_triton import model_config, repository
+from airflow_triton.errors import ConflictError, ConversionError, RejectedError, RepositoryError, ServerError, ValidationDataError
+from airflow_triton.registry import ModelSource, Registry
+from airflow_triton.repository import LocalRepository, Manifest, Release
+from airflow_triton.repository.layout import MANIFEST_FILE
+from airflow_triton.repository.local import link_tree
+from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, servable_id
+from airflow_triton.rollout.serving import Servers, let_serve
+from airflow_triton.rollout.verdicts import Verdicts
+from airflow_triton.servable import SERVABLE_FILE, Servable
+from airflow_triton.spec import Spec
+from airflow_triton.tensors import load_arrays, save_arrays
+from airflow_triton.validation import (
+    CheckResult,
+    Dataset,
+    ValidationReport,
+    as_model_gives,
+    as_server_takes,
+    ask,
+    load_dataset,
+    metric_check,
+    parity_check,
+)
+from airflow_triton.validation.probe import make_probe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Progress = Callable[[str], None]
+
+
+class Rollout:
+    """One model's way to its servers, as its spec declares it.
+
+    `workspace` is a folder for downloads that outlives the call of a step (each step may have another); `progress` is told what
+    is being done, in one line each.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        store: LocalRepository,
+        servers: Servers,
+        registry: Registry,
+        workspace: Path,
+        progress: Progress = lambda _: None,
+    ) -> None:
+        self.spec = spec
+        self.store = store
+        self.servers = servers
+        self.registry = registry
+        self.workspace = workspace
+        self.progress = progress
+        self.verdicts = Verdicts(registry, spec.name)
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def _step(self, name: str, doing: str) -> Iterator[None]:
+        self.progress(f"{name}: {doing}")
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
+
+    def resolve(self) -> ModelSource:
+        """Check that everything answers, and turn the spec's model into one concrete version. Changes nothing."""
+        with self._step("resolve", f"{self.spec.model} for `{self.spec.name}`"):
+            self.servers.check(repository.mode_probe(self.spec.name))
+            self.store.prepare()
+            repository.releases(self.store, self.spec.name)
+            source = self.registry.resolve(self.spec.model)
+            if not source.has_input_example and not self.spec.validation.data:
+                raise ValidationDataError(
+                    f"{source} has no input example and the spec names no `validate.data`: there is nothing to validate it with, "
+                    "and a gate that checks nothing stays closed"
+                )
+        return source
+
+    def convert(self, source: ModelSource) -> Converted:
+        """Make the files that Triton serves, or find them: in the stored version, or where an earlier attempt left them."""
+        with self._step("convert", f"{source} ({', '.join(source.flavors)}) to {self.spec.convert.to}"):
+            identity = servable_id(self.spec, source)
+            stored = self.store.manifest(self.spec.name, source.version)
+            if stored is not None and stored.servable_id == identity:
+                self.progress("convert: the stored version is made of the same model, nothing to convert")
+                return Converted(source=source, servable_id=identity, servable=stored.servable, reused=True)
+            folder = self.store.servable_folder(identity)
+            if not folder.exists():
+                self._convert_into(folder, source)
+            servable = Servable.model_validate_json((folder / SERVABLE_FILE).read_text())
+        return Converted(source=source, servable_id=identity, servable=servable, reused=False)
+
+    def _convert_into(self, folder: Path, source: ModelSource) -> None:
+        staged = self.store.new_staging()
+        try:
+            model = self.registry.download(source, self.workspace)
+            try:
+                servable = conversion.convert(model, staged / "files", to=self.spec.convert.to, timeout=self.spec.convert.timeout_seconds)
+            except ConversionError as error:
+                raise ConversionError(str(error).replace(str(model), str(source))) from None
+            (staged / SERVABLE_FILE).write_text(servable.model_dump_json(indent=1))
+            self.store.put_folder(staged, folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def configure(self, converted: Converted) -> str:
+        """The text of config.pbtxt, without a version policy: the model's own inputs and outputs, the spec's `config` over them."""
+        with self._step("configure", "config.pbtxt"):
+            return model_config.render(model_config.build(converted.servable, name=self.spec.name, overrides=self.spec.config))
+
+    def stage(self, converted: Converted, config: str) -> Candidate:
+        """Publish the candidate under a name of its own and load it on every server."""
+        version = converted.source.version
+        name = self._candidate_name(converted.source)
+        live = self.store.read_config(self.spec.name)
+        candidate = Candidate(
+            id=deployment_id(self.spec, converted.source), name=name, converted=converted, config=config, before=live.etag if live else None
+        )
+        with self._step("stage", f"`{name}` on {len(self.servers.clients)} server(s)"):
+            self._put_candidate(candidate)
+            try:
+                self.servers.serve(name, version, None)
+            except ServerError as error:
+                hint = f"the candidate lies in {self.store}: if Triton cannot find it there, that is not this server's repository"
+                raise type(error)(f"{error} ({hint}; what served still serves)") from None
+        return candidate
+
+    def _put_candidate(self, candidate: Candidate) -> None:
+        target = self.store.model_folder(candidate.name)
+        if target.exists():
+            return
+        config = model_config.parse(candidate.config)
+        config.name = candidate.name
+        version = candidate.converted.source.version
+        staged = self.store.new_staging()
+        try:
+            link_tree(self._files(candidate.converted), staged / str(version), leave_out=frozenset({MANIFEST_FILE}))
+            (staged / repository.layout.CONFIG_FILE).write_text(model_config.render(model_config.with_versions(config, [version])))
+            self.store.put_folder(staged, target)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def _files(self, converted: Converted) -> Path:
+        """The folder of the servable's files: where they were converted, or the stored version that is made of the same."""
+        folder = self.store.servable_folder(converted.servable_id)
+        if folder.exists():
+            return folder / "files"
+        version = converted.source.version
+        if problems := self.store.damage(self.spec.name, version):
+            raise RepositoryError(f"version {version} of `{self.spec.name}` is damaged: {'; '.join(problems)}")
+        return self.store.version_folder(self.spec.name, version)
+
+    def validate(self, candidate: Candidate) -> ValidationReport:
+        """Ask the candidate on every server and hold its answers against the spec's checks. The verdict goes to MLflow as tags.
+
+        Raises:
+            ConflictError: the candidate went away because someone else promoted meanwhile.
+
+        """
+        with self._step("validate", f"`{candidate.name}`"):
+            try:
+                report = self._validate(candidate)
+            except ServerError as error:
+                live = self.store.read_config(self.spec.name)
+                if (live.etag if live else None) != candidate.before:
+                    raise ConflictError(f"someone else released `{self.spec.name}` during the validation: {error}") from None
+                raise
+            self._warn(self.verdicts.record(candidate.converted.source, report, spec_digest=self.spec.digest()))
+        return report
+
+    def _validate(self, candidate: Candidate) -> ValidationReport:
+        servable = candidate.converted.servable
+        rules = self.spec.validation
+        data, model = self._dataset(candidate.converted)
+        metrics = rules.metrics or {}
+        if metrics and data.labels is None:
+            raise ValidationDataError(f"{data.origin} has no labels in `{rules.label}`, which the metrics {sorted(metrics)} need")
+        expected = self._reference(model, servable, data) if rules.parity else None
+        config = model_config.parse(candidate.config)
+        sent = as_server_takes(config, data.inputs)
+        checks: list[CheckResult] = []
+        got: Mapping[str, np.ndarray] = {}
+        for client in self.servers.clients:
+            got = ask(client, candidate.name, sent, rows=min(config.max_batch_size, rules.batch_size))
+            answers = as_model_gives(config, servable, got)
+            server = str(client.address)
+            if rules.parity and expected is not None:
+                checks.append(parity_check(answers, expected, rtol=rules.parity.rtol, atol=rules.parity.atol, server=server))
+            for name, limit in metrics.items():
+                assert data.labels is not None
+                checks.append(metric_check(name, answers, data.labels, minimum=limit.min, maximum=limit.max, server=server))
+        probe = make_probe(sent, got, batching=config.max_batch_size > 0)
+        return ValidationReport(candidate=candidate.name, data=data.origin, rows=data.rows, checks=tuple(checks), probe=probe)
+
+    def _dataset(self, converted: Converted) -> tuple[Dataset, Path]:
+        model = self.registry.download(converted.source, self.workspace)
+        rules = self.spec.validation
+        if rules.data:
+            columns = conversion.signature_columns(model)
+            return load_dataset(rules.data, converted.servable, label=rules.label, columns=columns), model
+        example = self.workspace / f"{converted.servable_id}-example.npz"
+        if not conversion.input_example(model, converted.servable, example):
+            raise ValidationDataError(f"{converted.source} has no input example to validate with")
+        return Dataset("the model's input example", load_arrays(example)), model
+
+    def _reference(self, model: Path, servable: Servable, data: Dataset) -> Mapping[str, np.ndarray]:
+        inputs, outputs = self.workspace / "inputs.npz", self.workspace / "outputs.npz"
+        save_arrays(inputs, data.inputs)
+        conversion.reference(model, servable, inputs, outputs, timeout=self.spec.convert.timeout_seconds)
+        return load_arrays(outputs)
+
+    def promote(self, candidate: Candidate, report: ValidationReport) -> Outcome:
+        """Let the validated version serve: store it, commit config.pbtxt, load it everywhere, ask each server once more.
+
+        A server that does not take it, and nothing has happened: config.pbtxt is put back, byte for byte, and loaded again.
+
+        Raises:
+            RejectedError: the report does not say that the candidate passed.
+            ConflictError: someone else released since the candidate was staged.
+            ServerError: a server did not take the version; what served before serves again.
+
+        """
+        source, name = candidate.converted.source, self.spec.name
+        if not report.passed:
+            raise RejectedError(f"version {source.version} of `{name}` is {report.verdict}; what served still serves", report=report)
+        with self._step("promote", f"version {source.version} of `{name}`"):
+            before = self.store.read_config(name)
+            found = repository.releases(self.store, name, before)
+            if found and found[-1].id == candidate.id and (before.etag if before else None) != candidate.before:
+                return self._serve_again(source, found)  # an earlier attempt got as far as the commit
+            if (before.etag if before else None) != candidate.before:
+                raise ConflictError(
+                    f"someone else released `{name}` since this candidate was staged; theirs serves, this one was not promoted"
+                )
+            files = self._files(candidate.converted)
+            manifest = Manifest(
+                servable_id=candidate.converted.servable_id,
+                source=source,
+                servable=candidate.converted.servable,
+                files=repository.digest_files(files),
+                config=candidate.config,
+                probe=report.probe,
+            )
+            repository.store_version(self.store, name, source.version, files, manifest)
+            release = Release(
+                id=candidate.id, version=source.version, how="promote", config=candidate.config, alias=self.spec.promote.alias
+            )
+            let_serve(self.store, self.servers, name, release, before=before, probe=report.probe)
+            previous = found[-1].version if found else None
+            warnings = self._warn(self.verdicts.serving(source.name, source.version, alias=self.spec.promote.alias, previous=previous))
+        return Outcome(
+            name=name, action="promoted", version=source.version, previous=previous, report=report, warnings=warnings, seconds=self.seconds
+        )
+
+    def _serve_again(self, source: ModelSource, found: list[Release]) -> Outcome:
+        """Bring servers that lack the released version to it: an earlier attempt was cut off, or a server came back empty."""
+        name, version = self.spec.name, source.version
+        lacking = Servers(self.servers.lacking(name, version))
+        if lacking.clients:
+            manifest = self.store.manifest(name, version)
+            lacking.serve(name, version, manifest.probe if manifest else None)
+        previous = found[-2].version if len(found) > 1 else None
+        warnings = self._warn(self.verdicts.serving(source.name, source.version, alias=self.spec.promote.alias, previous=previous))
+        action: Literal["loaded", "unchanged"] = "loaded" if lacking.clients else "unchanged"
+        return Outcome(name=name, action=action, version=version, previous=previous, warnings=warnings, seconds=self.seconds)
+
+    def unchanged(self, source: ModelSource) -> Outcome | None:
+        """The outcome, where what the spec asks for is what is released already; None where there is work to do.
+
+        A server that does not serve it (it came back empty, an earlier attempt was cut off) is brought to it.
+        """
+        found = repository.releases(self.store, self.spec.name)
+        if not found or found[-1].id != deployment_id(self.spec, source):
+            return None
+        with self._step("promote", f"version {source.version} of `{self.spec.name}` is released already"):
+            return self._serve_again(source, found)
+
+    def clean_up(self, source: ModelSource) -> None:
+        """Remove what a deployment leaves on its way, and the versions that are not kept for rollback.
+
+        That is the candidate, on the servers and in the repository, and the converted files. Removes nothing that serves; may be
+        called at any time, and again.
+        """
+        name = self._candidate_name(source)
+        with self._step("clean up", f"`{name}`"):
+            self._warn(self.servers.follow(name, stored=False))
+            self.store.remove_folder(self.store.model_folder(name))
+            self.store.remove_folder(self.store.servable_folder(servable_id(self.spec, source)))
+            repository.prune(self.store, self.spec.name, keep=self.spec.promote.keep)
+
+    def _candidate_name(self, source: ModelSource) -> str:
+        return repository.candidate_name(self.spec.name, source.version, deployment_id(self.spec, source))
+
+    def _warn(self, problems: list[str]) -> tuple[str, ...]:
+        for problem in problems:
+            self.progress(f"warning: {problem}")
+        return tuple(problems)
+
+
+def deploy(rollout: Rollout) -> Outcome:
+    """The whole pipeline.
+
+    Raises:
+        RejectedError: the candidate did not pass; its `report` tells why. What served still serves, the candidate is gone.
+        ConflictError: someone else released meanwhile; theirs serves.
+        DeployError: anything else that went wrong; what served still serves.
+
+    """
+    source = rollout.resolve()
+    if done := rollout.unchanged(source):
+        return done
+    try:
+        converted = rollout.convert(source)
+        candidate = rollout.stage(converted, rollout.configure(converted))
+        return rollout.promote(candidate, rollout.validate(candidate))
+    finally:
+        rollout.clean_up(source)

@@ -1,0 +1,82 @@
+"""What travels between the steps of the pipeline: small, plain JSON, never a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from airflow_triton.registry import ModelSource
+from airflow_triton.servable import Servable
+from airflow_triton.spec import Spec
+from airflow_triton.validation.report import ValidationReport
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of JSON-like parts; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def servable_id(spec: Spec, source: ModelSource) -> str:
+    """What the files are made of: the model's content and how it is to be converted. Tool versions are recorded, not compared."""
+    return digest("servable", source.digest, spec.convert.to)[:32]
+
+
+def deployment_id(spec: Spec, source: ModelSource) -> str:
+    """The identity of a deployment: stable over retries, new when the model, its conversion or its configuration changes."""
+    return digest("deployment", spec.name, source.name, source.version, servable_id(spec, source), spec.config)[:32]
+
+
+class Converted(BaseModel):
+    """A model as Triton takes it. The files are in the repository: a stored version, or its work area."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: ModelSource
+    servable_id: str
+    servable: Servable
+    reused: bool = Field(description="the files were already there, nothing was converted")
+
+
+class Candidate(BaseModel):
+    """A candidate that is loaded on every server under a name of its own.
+
+    `before` is the etag of the model's config.pbtxt when the candidate was staged (None: there was none): a promotion goes
+    through only if it is still the same.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    converted: Converted
+    config: str
+    before: str | None
+
+
+class Outcome(BaseModel):
+    """What a deployment or a rollback came to. `warnings` tell what did not work although the model serves."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    action: Literal["promoted", "unchanged", "loaded", "rolled back"]
+    version: int
+    previous: int | None = None
+    report: ValidationReport | None = None
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The outcome in one line."""
+        came_from = f" (before: {self.previous})" if self.previous not in (None, self.version) else ""
+        told = {
+            "promoted": f"version {self.version} was promoted{came_from}",
+            "unchanged": f"version {self.version} already serves; nothing to do",
+            "loaded": f"version {self.version} was stored, but not served everywhere; it is loaded again",
+            "rolled back": f"version {self.version} serves again{came_from}",
+        }[self.action]
+        return f"{self.name}: {told}"

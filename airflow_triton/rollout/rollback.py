@@ -1,0 +1,67 @@
+"""Back to what served before: the exact files and the exact configuration, checked before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from airflow_triton import repository
+from airflow_triton.errors import RepositoryError
+from airflow_triton.registry import Registry
+from airflow_triton.repository import LocalRepository, Release
+from airflow_triton.rollout.records import Outcome
+from airflow_triton.rollout.serving import Servers, let_serve
+from airflow_triton.rollout.verdicts import Verdicts
+
+
+def rollback(
+    model: str,
+    *,
+    store: LocalRepository,
+    servers: Servers,
+    registry: Registry,
+    to: int | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Let the release before the current one serve again, or the last release of version `to` (which may lie ahead).
+
+    The files are compared with their digests first; then config.pbtxt is swapped, every server loads it and is asked once. MLflow
+    need not answer: where it does not, the alias stays and the outcome warns.
+
+    Raises:
+        RepositoryError: there is no such release, or its files are gone or damaged; nothing was changed.
+        ConflictError: someone else released meanwhile.
+        ServerError: a server did not take it; what served still serves.
+
+    """
+    before = store.read_config(model)
+    found = repository.releases(store, model, before)
+    target = _target(model, found, to, store.versions(model))
+    progress(f"rollback: `{model}` from version {found[-1].version} to {target.version}")
+    if problems := store.damage(model, target.version):
+        raise RepositoryError(f"version {target.version} of `{model}` cannot serve again: {'; '.join(problems)}")
+    manifest = store.manifest(model, target.version)
+    assert manifest is not None
+    servers.check(repository.mode_probe(model))
+    current = found[-1]
+    release = Release(id=target.id, version=target.version, how="rollback", config=target.config, alias=target.alias)
+    let_serve(store, servers, model, release, before=before, probe=manifest.probe)
+    warnings = Verdicts(registry, model).serving(manifest.source.name, target.version, alias=target.alias, previous=current.version)
+    for warning in warnings:
+        progress(f"warning: {warning}")
+    return Outcome(name=model, action="rolled back", version=target.version, previous=current.version, warnings=tuple(warnings))
+
+
+def _target(model: str, found: Sequence[Release], to: int | None, stored: Sequence[int]) -> Release:
+    """The release to go back to."""
+    if not found:
+        raise RepositoryError(f"`{model}` has no releases: there is nothing to go back to")
+    current = found[-1]
+    wanted = [release for release in reversed(found) if release.version == to or (to is None and not release.is_same_as(current))]
+    possible = [release for release in wanted if release.version in stored]
+    if not possible:
+        told = f"version {to}" if to is not None else f"anything before version {current.version}"
+        raise RepositoryError(
+            f"`{model}` cannot go back to {told}: released were {sorted({release.version for release in found})}, "
+            f"stored are {sorted(stored)} (`promote.keep` says how many stay)"
+        )
+    return possible[0]

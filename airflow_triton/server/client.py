@@ -1,0 +1,180 @@
+"""A typed client of one Triton server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+from airflow_triton.errors import ServerError, ServerUnreachableError
+from airflow_triton.server.transport import GrpcTransport, HttpTransport, Transport, translated
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from airflow_triton.server.address import ServerAddress
+
+CALL_SECONDS = 15.0
+"""The deadline of a control call or an inference, unless told otherwise."""
+LOAD_SECONDS = 180.0
+"""The deadline of a load: a large model takes its time, and a backend that cannot start would hang for ever."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A line of Triton's repository index. `state` is Triton's own word: READY, LOADING, UNLOADING, UNAVAILABLE or empty."""
+
+    name: str
+    version: int | None
+    state: str
+    reason: str
+
+
+class TritonClient:
+    """One server, over the protocol of its address. Safe to share between threads. Use as a context manager, or `close` it.
+
+    Every call ends within its deadline (seconds) and raises ServerUnreachableError, ControlModeError or ServerError, the last
+    with Triton's own reason.
+    """
+
+    def __init__(self, address: ServerAddress, *, call_seconds: float = CALL_SECONDS, load_seconds: float = LOAD_SECONDS) -> None:
+        self.address = address
+        self._call_seconds = call_seconds
+        self._load_seconds = load_seconds
+        self._transport: Transport = GrpcTransport(address) if address.protocol == "grpc" else HttpTransport(address)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def _call(self, doing: str, method: str, *args: Any, deadline: float | None = None, **kwargs: Any) -> Any:
+        deadline = deadline or self._call_seconds
+        return translated(self.address, doing, lambda: self._transport.call(method, *args, deadline=deadline, **kwargs))
+
+    def check_live(self) -> None:
+        """Raise ServerUnreachableError unless the server answers that it is live."""
+        if not self._call("say whether it is live", "is_server_live"):
+            raise ServerUnreachableError(f"{self.address} answers, but says that it is not live")
+
+    def check_explicit_mode(self, probe: str) -> None:
+        """Raise ControlModeError unless the server takes load and unload requests.
+
+        Guarantee: nothing changes. `probe` is the name of a model that the server does not have; EXPLICIT mode answers its
+        unload with success or with "not found", the other modes with a refusal.
+        """
+        try:
+            self.unload(probe)
+        except ServerError as error:
+            if type(error) is not ServerError or "not found" not in str(error):
+                raise
+
+    def index(self) -> list[LoadedModel]:
+        """Every model and version that the server knows of, those that are not loaded included."""
+        answer = self._call("list its models", "get_model_repository_index")
+        rows = answer.get("models", []) if isinstance(answer, dict) else answer
+        return [
+            LoadedModel(row["name"], int(row["version"]) if row.get("version") else None, row.get("state", ""), row.get("reason", ""))
+            for row in rows
+        ]
+
+    def load(self, model: str) -> None:
+        """Load `model`, or let it follow its config.pbtxt if it is loaded; returns when Triton has done so."""
+        self._call(f"load `{model}`", "load_model", model, deadline=self._load_seconds)
+
+    def unload(self, model: str) -> None:
+        """Unload all versions of `model`; Triton answers before its last request has ended."""
+        self._call(f"unload `{model}`", "unload_model", model)
+
+    def is_ready(self, model: str, version: int | None = None) -> bool:
+        """Whether this version (without one: the one that answers requests without a version) is ready to answer."""
+        return bool(self._call(f"say whether `{model}` is ready", "is_model_ready", model, model_version=_text(version)))
+
+    def wait_ready(self, model: str, version: int, *, seconds: float = 60.0) -> None:
+        """Return as soon as the version is ready; raise ServerError with Triton's reason if it is not within `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not self.is_ready(model, version):
+            if time.monotonic() > deadline:
+                reasons = [row.reason for row in self.index() if row.name == model and row.version == version]
+                raise ServerError(
+                    f"{self.address}: version {version} of `{model}` is not ready after {seconds:g} s ({reasons or 'not listed'})"
+                )
+            time.sleep(0.05)
+
+    def wait_unloaded(self, model: str, *, seconds: float = 30.0) -> None:
+        """Return as soon as no version of the model is loaded or on its way out."""
+        deadline = time.monotonic() + seconds
+        while any(row.name == model and row.state in ("READY", "LOADING", "UNLOADING") for row in self.index()):
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.address}: `{model}` is still loaded {seconds:g} s after it was unloaded")
+            time.sleep(0.05)
+
+    def ready_versions(self, model: str) -> tuple[int, ...]:
+        """The versions of the model that answer, in rising order; empty where the server has none.
+
+        A request that names no version goes to the highest of them (Triton's rule).
+        """
+        rows = [row for row in self.index() if row.name == model and row.version is not None and row.state == "READY"]
+        return tuple(sorted(row.version for row in rows if row.version is not None))
+
+    def config(self, model: str, version: int | None = None) -> dict[str, Any]:
+        """The configuration with which that version was loaded (not what config.pbtxt says today), in protobuf's JSON.
+
+        That is: 64-bit numbers are text, and what has its default value is left out.
+        """
+        from google.protobuf.json_format import MessageToDict, ParseDict
+        from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+        answer = self._call(f"show the config of `{model}`", "get_model_config", model, model_version=_text(version))
+        config = ParseDict(answer.get("config", answer), ModelConfig(), ignore_unknown_fields=True)
+        return dict(MessageToDict(config, preserving_proto_field_name=True))
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        version: int | None = None,
+        outputs: Iterable[str] | None = None,
+        seconds: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Ask the model once.
+
+        `inputs`: one array for each input, shaped as the server takes it (batch axis included where the model batches), with the
+        numpy dtype of the input's Triton data type; strings as object or text arrays. Answers one array for each of `outputs` (all of the
+        model's outputs where none are named). `seconds` is the deadline (default 15).
+        """
+        library = self._transport.library
+        sent = []
+        for name, given in inputs.items():
+            array = given.astype(object) if given.dtype.kind == "U" else given
+            tensor = library.InferInput(name, list(array.shape), _datatype(name, array))
+            tensor.set_data_from_numpy(array)
+            sent.append(tensor)
+        wanted = [library.InferRequestedOutput(name) for name in outputs] if outputs is not None else None
+        answer = self._call(f"run `{model}`", "infer", model, sent, model_version=_text(version), outputs=wanted, deadline=seconds)
+        response = answer.get_response()
+        listed = response["outputs"] if isinstance(response, dict) else response.outputs
+        names = [output["name"] if isinstance(output, dict) else output.name for output in listed]
+        return {name: answer.as_numpy(name) for name in names}
+
+
+def _datatype(name: str, array: np.ndarray) -> str:
+    from tritonclient.utils import np_to_triton_dtype
+
+    datatype = np_to_triton_dtype(array.dtype)
+    if datatype is None:
+        raise ServerError(f"the input `{name}` is {array.dtype}, for which Triton has no data type")
+    return str(datatype)
+
+
+def _text(version: int | None) -> str:
+    return "" if version is None else str(version)

@@ -1,0 +1,164 @@
+"""Real servers for the tests: one local Triton and one MLflow store for a whole run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from airflow_triton.local_triton import LocalTriton
+from airflow_triton.repository import LocalRepository
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+for _variable in ("TRITON_URL", "TRITON_MODEL_REPO", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+    os.environ.pop(_variable, None)
+
+FEATURES = 4
+CLASSES = 3
+CENTRES = np.array([[0, 0, 0, 0], [2, 0, 2, 0], [0, 2, 0, 2]], dtype=np.float32)
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+    """The real server in EXPLICIT mode, for the whole run, over a repository that each test finds empty.
+
+    Without auto-completion a load takes 0.2 s instead of 1.5: our configs are complete.
+    """
+    folder = tmp_path_factory.mktemp("triton") / "models"
+    with LocalTriton(folder, extra_args=["--disable-auto-complete-config"]) as server:
+        yield server
+
+
+@pytest.fixture
+def repository(triton: LocalTriton) -> Iterator[LocalRepository]:
+    """The repository of `triton`, empty before and after; nothing is loaded."""
+    store = LocalRepository(triton.repository)
+    _empty(triton, store)
+    yield store
+    _empty(triton, store)
+
+
+def _empty(triton: LocalTriton, store: LocalRepository) -> None:
+    from airflow_triton.server import ServerAddress, TritonClient
+
+    with TritonClient(ServerAddress.parse(triton.grpc_url)) as client:
+        for name in {row.name for row in client.index() if row.state}:
+            client.unload(name)
+            client.wait_unloaded(name)
+    for folder in store.root.iterdir():
+        shutil.rmtree(folder)
+    shutil.rmtree(store.work, ignore_errors=True)
+
+
+def blobs(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of three classes that are easy to tell apart: float32 [rows, 4], and their labels."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(rows) % CLASSES
+    return (CENTRES[labels] + random.normal(scale=0.3, size=(rows, FEATURES))).astype(np.float32), labels
+
+
+def classifier(weights: np.ndarray) -> Any:
+    """An ONNX model that answers the nearest of three centres: `input` [N, 4] to `label` [N] and `probabilities` [N, 3]."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    def info(name: str, kind: int, shape: list[Any]) -> Any:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    constants = [
+        helper.make_tensor("w", TensorProto.FLOAT, weights.shape, weights.ravel().tolist()),
+        helper.make_tensor("b", TensorProto.FLOAT, [CLASSES], (-(weights**2).sum(axis=0) / 2).tolist()),
+    ]
+    nodes = [
+        helper.make_node("Gemm", ["input", "w", "b"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0),
+    ]
+    outputs = [info("label", TensorProto.INT64, ["N"]), info("probabilities", TensorProto.FLOAT, ["N", CLASSES])]
+    graph = helper.make_graph(nodes, "centres", [info("input", TensorProto.FLOAT, ["N", FEATURES])], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def register(
+    tracking_uri: str, name: str, model: Any, *, flavor: str = "onnx", change: Callable[[Path], Any] | None = None, **options: Any
+) -> int:
+    """Log a model and register it as the next version of `name`; `change` may do something to its folder in between."""
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_uri)
+    try:
+        mlflow.set_experiment("tests")
+        with mlflow.start_run():
+            info = getattr(mlflow, flavor).log_model(model, name="model", **options)
+        if change:
+            place = mlflow.MlflowClient().get_logged_model(info.model_id).artifact_location
+            change(Path(place.removeprefix("file://")))
+        return int(mlflow.register_model(info.model_uri, name).version)
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A real MLflow store (SQLite) with the registered model `blobs`: versions 1 and 3 are good, version 2 takes classes for others.
+
+    The registered model `plus`: version 1 is y = x + 1 with an input example of three rows. (ONNX models: they are converted in a
+    second; scikit-learn's are converted in the tests of the conversion and in the tour.)
+    """
+    import mlflow
+    import onnx
+    from onnx import TensorProto, helper
+
+    home = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{home}/mlflow.db"
+    mlflow.MlflowClient(uri).create_experiment("tests", artifact_location=(home / "artifacts").as_uri())
+    for weights in (CENTRES, np.roll(CENTRES, 1, axis=0), CENTRES * np.float32(1.1)):
+        register(uri, "blobs", classifier(weights.T))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "one"], ["y"])], "plus", [x], [y], [one])
+    plus = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(plus)
+    register(uri, "plus", plus, input_example={"x": np.ones((3, 2), np.float32)})
+    return uri
+
+
+@pytest.fixture(scope="session")
+def holdout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows for `blobs` that it did not learn from, with labels, as a table."""
+    import pandas as pd
+
+    rows, labels = blobs(seed=1, rows=90)
+    table = pd.DataFrame(rows, columns=[f"x{number}" for number in range(FEATURES)])
+    table["label"] = labels
+    path = tmp_path_factory.mktemp("data") / "holdout.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def mapping(triton: LocalTriton, repository: LocalRepository, tracking_uri: str, holdout: Path) -> Callable[..., dict[str, Any]]:
+    """Makes the content of a spec that deploys a version of `blobs` to `triton`; keywords replace keys of it."""
+
+    def make(version: int | str = 1, **keys: Any) -> dict[str, Any]:
+        return {
+            "name": "blobs",
+            "model": f"models:/blobs/{version}",
+            "repository": str(repository.root),
+            "servers": [triton.grpc_url],
+            "tracking_uri": tracking_uri,
+            "validate": {"data": str(holdout), "metrics": {"accuracy": {"min": 0.9}}},
+            "promote": {"alias": "champion"},
+            **keys,
+        }
+
+    return make
