@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a minute or two the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
+	@$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: install  ## the main job, in front of you: MLflow, Airflow and Triton on this machine (KEEP=1 keeps the server up)
@@ -31,6 +31,11 @@ lint: install  ## ruff, the type checker and the import contract
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+bench: install  ## measure what the docs claim, against peers, into docs/benchmarks.md (quiet machine, please)
+	@{ printf '# Benchmarks\n\nMade by `make bench` on %s, %s cores. Medians; the ratio is what counts.\n\n' "$$(date +%F)" "$$(nproc)"; \
+	   for each in benchmarks/*.py; do AIRFLOW_HOME=$$(mktemp -d) $(BIN)/python $$each; done; } > docs/benchmarks.md
+	@cat docs/benchmarks.md
 
 format: install  ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .

@@ -200,8 +200,10 @@ class Registry:
         return Path(complete.read_text())
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
-        """Let `models:/name@alias` be this version from now on."""
-        self._ask(f"move the alias `{alias}` of `{name}`", lambda: self.client.set_registered_model_alias(name, alias, str(version)))
+        """Let `models:/name@alias` be this version from now on; left alone where it is (each write fires a webhook)."""
+        model = self._ask(f"read the aliases of `{name}`", lambda: self.client.get_registered_model(name))
+        if str(model.aliases.get(alias)) != str(version):
+            self._ask(f"move the alias `{alias}` of `{name}`", lambda: self.client.set_registered_model_alias(name, alias, str(version)))
 
     def set_tags(self, name: str, version: int, tags: Mapping[str, str]) -> None:
         """Write tags on a model version, those whose value is already there left alone (each write fires a webhook)."""

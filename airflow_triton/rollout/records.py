@@ -20,8 +20,11 @@ def digest(*parts: Any) -> str:
 
 
 def servable_id(spec: Spec, source: ModelSource) -> str:
-    """What the files are made of: the model's content and how it is to be converted. Tool versions are recorded, not compared."""
-    return digest("servable", source.digest, spec.convert.to)[:32]
+    """What the files are made of: the model's content and how it is to be converted. Tool versions are recorded, not compared.
+
+    Deployments of one model under two names have servables of their own: each removes its own.
+    """
+    return digest("servable", spec.name, source.digest, spec.convert.to)[:32]
 
 
 def deployment_id(spec: Spec, source: ModelSource) -> str:
