@@ -395,7 +395,7 @@ def test_json_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"name": "a",\n}', "a.json:2: not valid JSON: "),
+        ('{"name": "a"\n"model": "b"}', "a.json:2: not valid JSON: "),
         ("name: a", "a.json:1: not valid JSON: "),
         ('{"name": "a", "model": "models:/a/1",\n"name": "b"}', "a.json:2: name: duplicate key; it is first on line 1"),
         ('{"name": "a", "model": "models:/a/1",\n"convert": {"timeout_seconds": NaN}}', "a.json:2: convert.timeout_seconds: expected"),
