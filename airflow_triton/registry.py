@@ -26,7 +26,7 @@ _RUN = re.compile(r"runs:/(?P<run_id>[^/]+)/(?P<path>.+)")
 _DEFAULTS = {
     # MLflow's own defaults keep one call to a dead server waiting for over four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
@@ -60,7 +60,7 @@ class Registry:
     """The model registry of one MLflow server or database.
 
     `tracking_uri` defaults to MLflow's own configuration (`MLFLOW_TRACKING_URI`, and `MLFLOW_REGISTRY_URI` where the registry is
-    elsewhere). Unless the environment says otherwise, a call gives up after two retries of 15 s each, where MLflow's own
+    elsewhere). Unless the environment says otherwise, a call gives up after two retries of 10 s each, where MLflow's own
     defaults would wait for minutes.
     """
 

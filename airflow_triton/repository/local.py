@@ -7,6 +7,7 @@ Whatever is removed is first renamed away, so that a reader sees all of it or no
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -22,6 +23,8 @@ from airflow_triton.repository.layout import CONFIG_FILE, MANIFEST_FILE, check_m
 from airflow_triton.repository.manifest import Manifest, sha256
 
 _LOCK_SECONDS = 30.0
+_HELD = ".lock"
+"""What the file beside a staging folder ends with; its owner holds it locked."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,13 @@ class LocalRepository:
                 f"where nothing can be renamed into place; use a folder below the mount, such as {self.root / 'models'}"
             )
 
+    def check_exists(self) -> None:
+        """Raise RepositoryError unless the folder is there: one that is not mounted must not be made anew beside its mount."""
+        if not self.root.is_dir():
+            raise RepositoryError(
+                f"there is no model repository {self.root}: make the folder that Triton serves from (--model-repository), or mount it here"
+            )
+
     def model_folder(self, model: str) -> Path:
         """Where the model lies, or would lie."""
         return self.root / check_model_name(model)
@@ -72,12 +82,38 @@ class LocalRepository:
         """Where the files of a converted model wait until they are promoted."""
         return self.work / "servables" / check_model_name(servable_id)
 
-    def new_staging(self) -> Path:
-        """A new, empty folder on the repository's file system that no Triton sees."""
+    def new_staging(self) -> contextlib.AbstractContextManager[Path]:
+        """A new, empty folder on the repository's file system that no Triton sees; gone at the end of the `with` block.
+
+        What processes that were killed left there goes first.
+        """
         self.prepare()
+        return self._staging()
+
+    @contextlib.contextmanager
+    def _staging(self) -> Iterator[Path]:
+        self._sweep()
         folder = self.work / "staging" / uuid.uuid4().hex
-        folder.mkdir()
-        return folder
+        with FileLock(folder.with_suffix(_HELD)).acquire(timeout=_LOCK_SECONDS):  # before the folder appears, and until it is gone
+            try:
+                folder.mkdir()
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_suffix(_HELD).unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove the staging folders of processes that are dead.
+
+        Each is held by a lock on the file beside it, from before it appears until it is gone, and the kernel releases the lock of
+        a process that dies, also for other hosts that share the file system. So a folder whose lock is free has no owner.
+        """
+        staging = self.work / "staging"
+        for name in sorted({path.stem for path in staging.iterdir()}):
+            lock = (staging / name).with_suffix(_HELD)
+            with contextlib.suppress(Timeout), FileLock(lock).acquire(timeout=0):
+                shutil.rmtree(staging / name, ignore_errors=True)
+                lock.unlink(missing_ok=True)
 
     def models(self) -> list[str]:
         """The names of all models, candidates left out."""
@@ -118,10 +154,11 @@ class LocalRepository:
         except (OSError, UnicodeDecodeError) as error:
             raise RepositoryError(f"{path} cannot be read: {error}") from None
 
-    def swap_config(self, model: str, text: str | None, *, expected: str | None, names: int | None = None) -> str | None:
+    def swap_config(self, model: str, text: str | None, *, expected: str | None, names: tuple[int, str] | None = None) -> str | None:
         """Replace config.pbtxt in one atomic step, if it still has the etag `expected` (None: if there still is none).
 
-        `text` None removes it; `names` is the version that the text lets serve, which must be stored. Answers the new etag. No
+        `text` None removes it; `names` is the version that the text lets serve, and the id of its servable: it must be stored, and be
+        made of that. Answers the new etag. No
         reader ever sees half of it.
 
         Raises:
@@ -134,17 +171,23 @@ class LocalRepository:
             current = self.read_config(model)
             if (current.etag if current else None) != expected:
                 raise ConflictError(f"someone else changed {path} meanwhile; theirs stays, nothing of this deployment was published")
-            if names is not None and self.manifest(model, names) is None:
-                raise ConflictError(f"someone else removed {self.version_folder(model, names)} meanwhile; nothing was published")
+            if names is not None:
+                self._check_stored(model, *names)
             if text is None:
                 path.unlink(missing_ok=True)
                 return None
-            staged = self.work / "staging" / uuid.uuid4().hex
-            _write_durably(staged, text.encode())
-            path.parent.mkdir(exist_ok=True)
-            staged.replace(path)
+            with self.new_staging() as staged:
+                _write_durably(staged / CONFIG_FILE, text.encode())
+                path.parent.mkdir(exist_ok=True)
+                (staged / CONFIG_FILE).replace(path)
             _sync_folder(path.parent)
             return _etag(text.encode())
+
+    def _check_stored(self, model: str, version: int, servable_id: str) -> None:
+        manifest = self.manifest(model, version)
+        if manifest is None or manifest.servable_id != servable_id:
+            what = "removed" if manifest is None else "replaced"
+            raise ConflictError(f"someone else {what} {self.version_folder(model, version)} meanwhile; nothing was published")
 
     @contextlib.contextmanager
     def locked(self, model: str) -> Iterator[None]:
@@ -157,8 +200,8 @@ class LocalRepository:
         except Timeout:
             raise RepositoryError(f"{lock.lock_file} has been held for {_LOCK_SECONDS:g} s: another process is stuck") from None
 
-    def put_folder(self, staged: Path, target: Path) -> None:
-        """Move a complete folder to `target` in one atomic step; RepositoryError if something lies there.
+    def put_folder(self, staged: Path, target: Path) -> bool:
+        """Move a complete folder to `target` in one atomic step; false, and nothing happens, where a folder lies there already.
 
         Every file is on the disk before the folder appears.
         """
@@ -167,21 +210,22 @@ class LocalRepository:
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.rename(target)
         except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
             raise RepositoryError(f"{target} cannot be put in place: {error}") from None
         _sync_folder(target.parent)
+        return True
 
     def remove_folder(self, folder: Path) -> None:
         """Let a folder vanish in one atomic step, then delete it; nothing happens where there is none."""
-        grave = self.new_staging()
-        try:
-            folder.rename(grave / folder.name)
-        except FileNotFoundError:
-            grave.rmdir()
-            return
-        except OSError as error:
-            grave.rmdir()
-            raise RepositoryError(f"{folder} cannot be removed: {error}") from None
-        shutil.rmtree(grave)
+        with self.new_staging() as grave:
+            try:
+                folder.rename(grave / folder.name)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise RepositoryError(f"{folder} cannot be removed: {error}") from None
+            shutil.rmtree(grave)
 
     def remove_model_if_empty(self, model: str) -> None:
         """Remove the model's folder where nothing is left in it."""

@@ -28,13 +28,14 @@ class Release(BaseModel):
     """One decision: from `at` on, `version` served with `config` (config.pbtxt's text without version policy).
 
     `id` is the deployment's identity: stable over retries, new when the model, its conversion or its configuration changes.
-    `alias` is the alias in MLflow that follows what serves.
+    `servable_id` is the manifest's of the version that served. `alias` is the alias in MLflow that follows what serves.
     """
 
     model_config = ConfigDict(frozen=True)
 
     id: str
     version: int
+    servable_id: str
     how: Literal["promote", "rollback"]
     at: str = Field(default_factory=now)
     alias: str | None = None

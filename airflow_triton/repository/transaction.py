@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,8 +62,7 @@ def store_version(repository: LocalRepository, model: str, version: int, files: 
     if seen is not None and seen.servable_id == manifest.servable_id and not repository.damage(model, version):
         return
     _refuse_change(repository, model, version, manifest)
-    staged = repository.new_staging()
-    try:
+    with repository.new_staging() as staged:
         link_tree(files, staged, leave_out=frozenset({MANIFEST_FILE}))
         (staged / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n")
         sync_tree(staged)  # it may take long, and nobody has to wait for it
@@ -75,8 +73,6 @@ def store_version(repository: LocalRepository, model: str, version: int, files: 
             _refuse_change(repository, model, version, manifest)
             repository.remove_folder(repository.version_folder(model, version))
             repository.put_folder(staged, repository.version_folder(model, version))
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _refuse_change(repository: LocalRepository, model: str, version: int, manifest: Manifest) -> None:
@@ -97,12 +93,12 @@ def commit(repository: LocalRepository, model: str, release: Release, *, expecte
     """Make `release` the one that serves, if config.pbtxt is still `expected` (None: if there still is none).
 
     Raises:
-        ConflictError: someone else released meanwhile; nothing was written.
+        ConflictError: someone else released, or replaced the version's files, meanwhile; nothing was written.
 
     """
     before = releases(repository, model, expected) if expected else []
     text = journal.render([*before, release])
-    etag = repository.swap_config(model, text, expected=expected.etag if expected else None, names=release.version)
+    etag = repository.swap_config(model, text, expected=expected.etag if expected else None, names=(release.version, release.servable_id))
     return StoredConfig(text, str(etag))
 
 

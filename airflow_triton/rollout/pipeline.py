@@ -8,7 +8,6 @@ serves; a promotion that the server does not take is put back.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,15 @@ from typing import TYPE_CHECKING, Literal
 
 from airflow_triton import convert as conversion
 from airflow_triton import model_config, repository
-from airflow_triton.errors import ConflictError, ConversionError, RejectedError, RepositoryError, ServerError, ValidationDataError
+from airflow_triton.errors import (
+    ConflictError,
+    ConversionError,
+    DeployError,
+    RejectedError,
+    RepositoryError,
+    ServerError,
+    ValidationDataError,
+)
 from airflow_triton.registry import ModelSource, Registry
 from airflow_triton.repository import LocalRepository, Manifest, Release
 from airflow_triton.repository.layout import MANIFEST_FILE
@@ -85,7 +92,7 @@ class Rollout:
         """Check that everything answers, and turn the spec's model into one concrete version. Changes nothing."""
         with self._step("resolve", f"{self.spec.model} for `{self.spec.name}`"):
             self.servers.check(repository.mode_probe(self.spec.name))
-            self.store.prepare()
+            self.store.check_exists()
             repository.releases(self.store, self.spec.name)
             source = self.registry.resolve(self.spec.model)
             if not source.has_input_example and not self.spec.validation.data:
@@ -102,25 +109,23 @@ class Rollout:
             stored = self.store.manifest(self.spec.name, source.version)
             if stored is not None and stored.servable_id == identity:
                 self.progress("convert: the stored version is made of the same model, nothing to convert")
-                return Converted(source=source, servable_id=identity, servable=stored.servable, reused=True)
+                return Converted(source=source, servable_id=identity, servable=stored.servable, files=stored.files)
             folder = self.store.servable_folder(identity)
             if not folder.exists():
                 self._convert_into(folder, source)
-            servable = Servable.model_validate_json((folder / SERVABLE_FILE).read_text())
-        return Converted(source=source, servable_id=identity, servable=servable, reused=False)
+            return Converted.model_validate_json((folder / SERVABLE_FILE).read_text()).model_copy(update={"source": source})
 
     def _convert_into(self, folder: Path, source: ModelSource) -> None:
-        staged = self.store.new_staging()
-        try:
+        with self.store.new_staging() as staged:
             model = self.registry.download(source, self.workspace)
             try:
                 servable = conversion.convert(model, staged / "files", to=self.spec.convert.to, timeout=self.spec.convert.timeout_seconds)
             except ConversionError as error:
                 raise ConversionError(str(error).replace(str(model), str(source))) from None
-            (staged / SERVABLE_FILE).write_text(servable.model_dump_json(indent=1))
+            files = repository.digest_files(staged / "files")
+            converted = Converted(source=source, servable_id=folder.name, servable=servable, files=files)
+            (staged / SERVABLE_FILE).write_text(converted.model_dump_json(indent=1))
             self.store.put_folder(staged, folder)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
 
     def configure(self, converted: Converted) -> str:
         """The text of config.pbtxt, without a version policy: the model's own inputs and outputs, the spec's `config` over them."""
@@ -140,8 +145,9 @@ class Rollout:
             try:
                 self.servers.serve(name, version, None)
             except ServerError as error:
-                hint = f"the candidate lies in {self.store}: if Triton cannot find it there, that is not this server's repository"
-                raise type(error)(f"{error} ({hint}; what served still serves)") from None
+                elsewhere = "failed to poll from model repository" in str(error)
+                hint = f"the candidate lies in {self.store}: that is not this server's repository; " if elsewhere else ""
+                raise type(error)(f"{error} ({hint}what served still serves)") from None
         return candidate
 
     def _put_candidate(self, candidate: Candidate) -> None:
@@ -151,13 +157,10 @@ class Rollout:
         config = model_config.parse(candidate.config)
         config.name = candidate.name
         version = candidate.converted.source.version
-        staged = self.store.new_staging()
-        try:
+        with self.store.new_staging() as staged:
             link_tree(self._files(candidate.converted), staged / str(version), leave_out=frozenset({MANIFEST_FILE}))
             (staged / repository.layout.CONFIG_FILE).write_text(model_config.render(model_config.with_versions(config, [version])))
             self.store.put_folder(staged, target)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
 
     def _files(self, converted: Converted) -> Path:
         """The folder of the servable's files: where they were converted, or the stored version that is made of the same."""
@@ -251,18 +254,22 @@ class Rollout:
                 raise ConflictError(
                     f"someone else released `{name}` since this candidate was staged; theirs serves, this one was not promoted"
                 )
-            files = self._files(candidate.converted)
             manifest = Manifest(
                 servable_id=candidate.converted.servable_id,
                 source=source,
                 servable=candidate.converted.servable,
-                files=repository.digest_files(files),
+                files=candidate.converted.files,
                 config=candidate.config,
                 probe=report.probe,
             )
-            repository.store_version(self.store, name, source.version, files, manifest)
+            repository.store_version(self.store, name, source.version, self._files(candidate.converted), manifest)
             release = Release(
-                id=candidate.id, version=source.version, how="promote", config=candidate.config, alias=self.spec.promote.alias
+                id=candidate.id,
+                version=source.version,
+                servable_id=manifest.servable_id,
+                how="promote",
+                config=candidate.config,
+                alias=self.spec.promote.alias,
             )
             let_serve(self.store, self.servers, name, release, before=before, probe=report.probe)
             previous = found[-1].version if found else None
@@ -292,20 +299,26 @@ class Rollout:
         if not found or found[-1].id != deployment_id(self.spec, source):
             return None
         with self._step("promote", f"version {source.version} of `{self.spec.name}` is released already"):
-            return self._serve_again(source, found)
+            outcome = self._serve_again(source, found)
+        warnings = self.clean_up(source)  # what an attempt left that was killed after its release
+        return outcome.model_copy(update={"warnings": outcome.warnings + warnings, "seconds": self.seconds})
 
-    def clean_up(self, source: ModelSource) -> None:
-        """Remove what a deployment leaves on its way, and the versions that are not kept for rollback.
+    def clean_up(self, source: ModelSource) -> tuple[str, ...]:
+        """Remove what a deployment leaves on its way, and the versions that are not kept for rollback; answer what did not work.
 
         That is the candidate, on the servers and in the repository, and the converted files. Removes nothing that serves; may be
         called at any time, and again.
         """
         name = self._candidate_name(source)
         with self._step("clean up", f"`{name}`"):
-            self._warn(self.servers.follow(name, stored=False))
-            self.store.remove_folder(self.store.model_folder(name))
-            self.store.remove_folder(self.store.servable_folder(servable_id(self.spec, source)))
-            repository.prune(self.store, self.spec.name, keep=self.spec.promote.keep)
+            problems = self.servers.follow(name, stored=False)
+            try:
+                self.store.remove_folder(self.store.model_folder(name))
+                self.store.remove_folder(self.store.servable_folder(servable_id(self.spec, source)))
+                repository.prune(self.store, self.spec.name, keep=self.spec.promote.keep)
+            except DeployError as error:
+                problems.append(str(error))
+        return self._warn(problems)
 
     def _candidate_name(self, source: ModelSource) -> str:
         return repository.candidate_name(self.spec.name, source.version, deployment_id(self.spec, source))
@@ -331,6 +344,7 @@ def deploy(rollout: Rollout) -> Outcome:
     try:
         converted = rollout.convert(source)
         candidate = rollout.stage(converted, rollout.configure(converted))
-        return rollout.promote(candidate, rollout.validate(candidate))
+        outcome = rollout.promote(candidate, rollout.validate(candidate))
     finally:
-        rollout.clean_up(source)
+        warnings = rollout.clean_up(source)
+    return outcome.model_copy(update={"warnings": outcome.warnings + warnings, "seconds": rollout.seconds})

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_triton.registry import ModelSource
+from airflow_triton.repository import FileDigest
 from airflow_triton.servable import Servable
 from airflow_triton.spec import Spec
 from airflow_triton.validation.report import ValidationReport
@@ -40,7 +41,7 @@ class Converted(BaseModel):
     source: ModelSource
     servable_id: str
     servable: Servable
-    reused: bool = Field(description="the files were already there, nothing was converted")
+    files: tuple[FileDigest, ...] = Field(description="the digests of the files, taken when they were made")
 
 
 class Candidate(BaseModel):

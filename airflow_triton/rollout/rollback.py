@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from airflow_triton import repository
 from airflow_triton.errors import RepositoryError
 from airflow_triton.registry import Registry
-from airflow_triton.repository import LocalRepository, Release
+from airflow_triton.repository import LocalRepository, Manifest, Release
+from airflow_triton.repository.manifest import now
 from airflow_triton.rollout.records import Outcome
 from airflow_triton.rollout.serving import Servers, let_serve
 from airflow_triton.rollout.verdicts import Verdicts
@@ -35,15 +36,13 @@ def rollback(
     """
     before = store.read_config(model)
     found = repository.releases(store, model, before)
-    target = _target(model, found, to, store.versions(model))
+    target, manifest = _target(model, found, to, store)
     progress(f"rollback: `{model}` from version {found[-1].version} to {target.version}")
     if problems := store.damage(model, target.version):
         raise RepositoryError(f"version {target.version} of `{model}` cannot serve again: {'; '.join(problems)}")
-    manifest = store.manifest(model, target.version)
-    assert manifest is not None
     servers.check(repository.mode_probe(model))
     current = found[-1]
-    release = Release(id=target.id, version=target.version, how="rollback", config=target.config, alias=target.alias)
+    release = target.model_copy(update={"how": "rollback", "at": now()})
     let_serve(store, servers, model, release, before=before, probe=manifest.probe)
     warnings = Verdicts(registry, model).serving(manifest.source.name, target.version, alias=target.alias, previous=current.version)
     for warning in warnings:
@@ -51,17 +50,18 @@ def rollback(
     return Outcome(name=model, action="rolled back", version=target.version, previous=current.version, warnings=tuple(warnings))
 
 
-def _target(model: str, found: Sequence[Release], to: int | None, stored: Sequence[int]) -> Release:
-    """The release to go back to."""
+def _target(model: str, found: Sequence[Release], to: int | None, store: LocalRepository) -> tuple[Release, Manifest]:
+    """The release to go back to, and the manifest of its files, which must still be stored."""
     if not found:
         raise RepositoryError(f"`{model}` has no releases: there is nothing to go back to")
     current = found[-1]
-    wanted = [release for release in reversed(found) if release.version == to or (to is None and not release.is_same_as(current))]
-    possible = [release for release in wanted if release.version in stored]
-    if not possible:
-        told = f"version {to}" if to is not None else f"anything before version {current.version}"
-        raise RepositoryError(
-            f"`{model}` cannot go back to {told}: released were {sorted({release.version for release in found})}, "
-            f"stored are {sorted(stored)} (`promote.keep` says how many stay)"
-        )
-    return possible[0]
+    for release in reversed(found):
+        if release.version == to or (to is None and not release.is_same_as(current)):
+            manifest = store.manifest(model, release.version)
+            if manifest is not None and manifest.servable_id == release.servable_id:
+                return release, manifest
+    told = f"version {to}" if to is not None else f"anything before version {current.version}"
+    raise RepositoryError(
+        f"`{model}` cannot go back to {told}: released were {sorted({release.version for release in found})}, "
+        f"stored are {store.versions(model)} (`promote.keep` says how many stay)"
+    )
