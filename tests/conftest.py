@@ -156,6 +156,7 @@ def mapping(triton: LocalTriton, repository: LocalRepository, tracking_uri: str,
             "repository": str(repository.root),
             "servers": [triton.grpc_url],
             "tracking_uri": tracking_uri,
+            "config": {"instance_group": [{"count": 1, "kind": "KIND_CPU"}]},  # Triton takes a second to unload each instance
             "validate": {"data": str(holdout), "metrics": {"accuracy": {"min": 0.9}}},
             "promote": {"alias": "champion"},
             **keys,
