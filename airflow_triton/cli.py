@@ -1,4 +1,4 @@
-"""The command line: `airflow-triton apply`, `status`, `rollback`, `history`, `serve`, `schema`, `demo`.
+"""The command line: `airflow-triton apply`, `status`, `rollback`, `history`, `fsck`, `serve`, `schema`, `demo`.
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failure, 2 bad usage or spec, 3 rejected by validation
 (what served still serves), 4 someone else promoted meanwhile.
@@ -216,6 +216,37 @@ def history(model: str, repository: str | None, as_json: bool) -> None:  # noqa:
 
     rows = [{**release.model_dump(mode="json"), "stored": release.version in stored} for release in found]
     show(rows, table, as_json=as_json)
+
+
+@main.command(epilog="Exit codes: 0 all is whole, 1 something is damaged, 2 bad usage.")
+@repository_option
+@json_option
+@reports_errors
+def fsck(repository: str | None, as_json: bool) -> None:  # noqa: FBT001 click
+    """Compare every stored version with the digests of its manifest, and say which live model a damage would hurt.
+
+    Reads every byte and changes nothing. Models that were not published by this package are named, not judged.
+    """
+    from airflow_triton.repository import fsck as check
+    from airflow_triton.rollout.target import find_repository
+
+    findings = check(find_repository(repository=repository), progress=Progress())
+
+    def table() -> Table:
+        shown = Table("name", "version", "role", "state")
+        for each in findings:
+            state = "; ".join(each.problems) if each.problems else "not ours" if each.role == "foreign" else "whole"
+            shown.add_row(each.model, str(each.version or ""), each.role, state)
+        return shown
+
+    show([each.model_dump(mode="json") for each in findings], table, as_json=as_json)
+    damaged = [each for each in findings if each.problems]
+    for each in damaged:
+        hurt = {"serves": "it serves: the next load of it fails or answers wrongly", "kept": "it cannot be rolled back to"}.get(
+            each.role, ""
+        )
+        say.print(f"{each.model} {each.version or ''} is damaged{'; ' + hurt if hurt else ''}", style="red")
+    sys.exit(1 if damaged else 0)
 
 
 def _named(model: str) -> tuple[str, Spec | None]:

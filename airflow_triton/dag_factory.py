@@ -9,6 +9,7 @@ A DAG file needs three lines:
 
 from __future__ import annotations
 
+import json
 import warnings
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -76,6 +77,7 @@ def deployment_dag(spec: Spec, *, dag_id: str | None = None) -> DAG:
         max_active_runs=1,
         default_args=_DEFAULTS,
         tags=["triton", "deployment"],
+        doc_md=f"The spec:\n```json\n{json.dumps(mapping, indent=2)}\n```",
     ) as dag:
         resolve = ResolveModelOperator(task_id="resolve", spec=mapping, skip_rejected=registry)
         convert = ConvertModelOperator(task_id="convert", spec=mapping, source=resolve.output)

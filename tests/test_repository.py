@@ -827,6 +827,50 @@ def test_reading_makes_nothing(disk: Disk) -> None:
     assert list(disk.folder.iterdir()) == []
 
 
+# --- fsck
+
+
+def _fsck(disk: Disk) -> dict[tuple[str, int | None], tuple[str, bool]]:
+    return {(each.model, each.version): (each.role, not each.problems) for each in core.fsck(disk.store)}
+
+
+def test_fsck_tells_damaged_from_whole_and_whom_it_hurts(disk: Disk) -> None:
+    """Each version has its role and its state; foreign models are named, not judged; nothing changes."""
+    disk.deploy(1, 2)
+    disk.put(3)
+    disk.deploy(1, model="other")
+    theirs = disk.store.root / "theirs" / "1"
+    theirs.mkdir(parents=True)
+    (theirs / "model.onnx").write_bytes(b"theirs")
+    whole = {
+        ("other", 1): ("serves", True),
+        (MODEL, 1): ("kept", True),
+        (MODEL, 2): ("serves", True),
+        (MODEL, 3): ("unused", True),
+        ("theirs", None): ("foreign", True),
+    }
+    assert _fsck(disk) == whole
+
+    (disk.store.version_folder(MODEL, 2) / "labels.txt").unlink()
+    (disk.store.version_folder(MODEL, 1) / "deployment.json").write_text("{")
+    before = disk.tree()
+
+    assert _fsck(disk) == {**whole, (MODEL, 1): ("kept", False), (MODEL, 2): ("serves", False)}
+    assert disk.tree() == before
+
+
+def test_fsck_finds_a_served_version_that_is_gone(disk: Disk) -> None:
+    """A release whose version has no folder any more is a damage of what serves; a damaged journal is one of the model."""
+    disk.deploy(1)
+    shutil.rmtree(disk.store.version_folder(MODEL, 1))
+    assert _fsck(disk) == {(MODEL, 1): ("serves", False)}
+
+    disk.deploy(1, model="other")
+    path = disk.config_path("other")
+    path.write_text(path.read_text().replace('"releases"', '"released"'))
+    assert _fsck(disk)["other", None] == ("serves", False)
+
+
 # --- killed at any instruction
 
 DEPLOYER = """

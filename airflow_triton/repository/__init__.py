@@ -1,5 +1,6 @@
 """The versioned model repository: layout, transaction, local disk."""
 
+from airflow_triton.repository.fsck import Finding, fsck
 from airflow_triton.repository.layout import candidate_name, check_model_name, mode_probe
 from airflow_triton.repository.local import LocalRepository, StoredConfig
 from airflow_triton.repository.manifest import FileDigest, Manifest, Probe, digest_files
@@ -8,6 +9,7 @@ from airflow_triton.repository.transaction import commit, prune, releases, rever
 
 __all__ = [
     "FileDigest",
+    "Finding",
     "LocalRepository",
     "Manifest",
     "Probe",
@@ -17,6 +19,7 @@ __all__ = [
     "check_model_name",
     "commit",
     "digest_files",
+    "fsck",
     "mode_probe",
     "prune",
     "releases",
