@@ -17,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a minute or two the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]'
+	@set -o pipefail; $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]' 2>&1 | grep -v '^ [-+~] '
 	@touch $@
 
 demo: install  ## the main job, in front of you: MLflow, Airflow and Triton on this machine (KEEP=1 keeps the server up)
@@ -25,6 +25,9 @@ demo: install  ## the main job, in front of you: MLflow, Airflow and Triton on t
 
 test: install  ## the whole test suite
 	@$(BIN)/python -m pytest
+
+soak: install  ## kill a deployment at every file-system call, twice (half an hour); writes docs/soak.md
+	@AIRFLOW_TRITON_SOAK=1 $(BIN)/python -m pytest tests/test_crash.py -k test_soak
 
 lint: install  ## ruff, the type checker and the import contract
 	@$(BIN)/ruff check .
