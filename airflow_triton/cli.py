@@ -290,7 +290,16 @@ def serve(  # noqa: PLR0917 click
         sys.stdout.flush()
         say.print("ready; Ctrl-C ends it", style="green")
 
-    ended = run(repository, mode=mode, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, torch=torch, on_ready=ready)
+    ended = run(
+        repository,
+        mode=mode,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        torch=torch,
+        on_ready=ready,
+        progress=Progress(),
+    )
     sys.exit(ended)
 
 
