@@ -71,9 +71,23 @@ def _gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def _traces(owner: int) -> list[str]:
-    """The shared memory of the servers that this process started."""
-    return [one.name for one in SHM.glob(f"airflow-triton-{owner}-*")]
+OTHERS: dict[str, set[object]] = {"children": set(), "traces": set()}
+"""What the process has of other tests (the server of the whole run) while one of these runs."""
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    OTHERS.update(children=set(psutil.Process().children(recursive=True)), traces=set(SHM.glob("airflow-triton-*")))
+
+
+def _children() -> set[object]:
+    """The processes that this test started and that are still there."""
+    return set(psutil.Process().children(recursive=True)) - OTHERS["children"]
+
+
+def _traces(owner: int) -> set[object]:
+    """The shared memory of the servers that a process started in this test."""
+    return set(SHM.glob(f"airflow-triton-{owner}-*")) - OTHERS["traces"]
 
 
 @pytest.fixture
@@ -212,7 +226,7 @@ def test_a_server_starts_answers_and_leaves_nothing_behind(repository: Path) -> 
 
     assert not server.running
     assert not [one for one in family if one.is_running()]
-    assert not psutil.Process().children(recursive=True)
+    assert not _children()
     assert not _traces(os.getpid())
     assert log is not None
     assert not log.exists()
@@ -298,7 +312,7 @@ def test_a_server_that_cannot_start_says_why(repository: Path, log_file: Path) -
     assert "unrecognized option" in log_file.read_text()
     assert "ended with exit status 1 before it answered" in str(caught.value)
     assert str(log_file) in str(caught.value)
-    assert not psutil.Process().children(recursive=True)
+    assert not _children()
 
 
 def test_a_port_lost_at_the_last_moment_is_replaced(repository: Path, listener: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +340,7 @@ def test_a_server_that_does_not_answer_in_time_is_ended(repository: Path) -> Non
         server.start()
 
     assert not server.running
-    assert not psutil.Process().children(recursive=True)
+    assert not _children()
     assert server.log_file is not None
     server.log_file.unlink()
 

@@ -159,6 +159,18 @@ def test_rollback_and_forward_again(mapping: Make, repository: LocalRepository, 
     assert [release.version for release in repo.releases(repository, "blobs")] == [1, 3, 1, 3]
 
 
+def test_rollback_that_was_cut_off_is_finished(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+    """A rollback whose release is written but not served is finished by the same command, which goes no further back or forth."""
+    run(mapping(1))
+    run(mapping(3))
+    release = repo.releases(repository, "blobs")[0].model_copy(update={"how": "rollback"})
+    repo.commit(repository, "blobs", release, expected=repository.read_config("blobs"))
+    assert seen(client) == {"blobs": (3,)}
+
+    assert roll_back(mapping()).version == 1
+    assert seen(client) == {"blobs": (1,)}
+
+
 def test_rollback_refuses_damaged_files(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
     """A version whose file was altered does not serve again; nothing changes."""
     run(mapping(1))

@@ -43,7 +43,7 @@ class Release(BaseModel):
 
     def is_same_as(self, other: Release) -> bool:
         """Whether both serve the same files with the same configuration."""
-        return (self.version, self.config) == (other.version, other.config)
+        return (self.version, self.servable_id, self.config) == (other.version, other.servable_id, other.config)
 
 
 def render(releases: Sequence[Release]) -> str:

@@ -282,9 +282,12 @@ class Rollout:
         """Bring servers that lack the released version to it: an earlier attempt was cut off, or a server came back empty."""
         name, version = self.spec.name, source.version
         lacking = Servers(self.servers.lacking(name, version))
-        if lacking.clients:
+        # Where the version served before with another configuration, its number does not tell which of them a server has: each
+        # loads it again, which does nothing where nothing has changed.
+        again = any(release.version == version and not release.is_same_as(found[-1]) for release in found)
+        if again or lacking.clients:
             manifest = self.store.manifest(name, version)
-            lacking.serve(name, version, manifest.probe if manifest else None)
+            (self.servers if again else lacking).serve(name, version, manifest.probe if manifest else None)
         previous = found[-2].version if len(found) > 1 else None
         warnings = self._warn(self.verdicts.serving(source.name, source.version, alias=self.spec.promote.alias, previous=previous))
         action: Literal["loaded", "unchanged"] = "loaded" if lacking.clients else "unchanged"

@@ -26,7 +26,8 @@ def rollback(
     """Let the release before the current one serve again, or the last release of version `to` (which may lie ahead).
 
     The files are compared with their digests first; then config.pbtxt is swapped, every server loads it and is asked once. MLflow
-    need not answer: where it does not, the alias stays and the outcome warns.
+    need not answer: where it does not, the alias stays and the outcome warns. A rollback that was cut off before every server
+    had followed it is finished by the next one that names no version.
 
     Raises:
         RepositoryError: there is no such release, or its files are gone or damaged; nothing was changed.
@@ -36,6 +37,8 @@ def rollback(
     """
     before = store.read_config(model)
     found = repository.releases(store, model, before)
+    if to is None and found and found[-1].how == "rollback" and servers.lacking(model, found[-1].version):
+        to = found[-1].version  # an earlier rollback was cut off before every server had followed it: finish that one
     target, manifest = _target(model, found, to, store)
     progress(f"rollback: `{model}` from version {found[-1].version} to {target.version}")
     if problems := store.damage(model, target.version):
