@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from airflow_triton.local_triton import LocalTriton, free_port
-from airflow_triton.repository import LocalRepository
+from airflow_triton.repository import LocalRepository, releases
 
 Make = Callable[..., dict[str, Any]]
 
@@ -142,6 +142,26 @@ def test_one_of_several_specs_fails(spec: Callable[..., Path], mapping: Make) ->
 
     assert ended.returncode == 3
     assert [row["exit_code"] for row in json.loads(ended.stdout)] == [0, 3]
+
+
+def test_who_comes_second_is_told(spec: Callable[..., Path], repository: LocalRepository) -> None:
+    """Someone else promotes while a deployment is held up in its validation: it ends with 4, and theirs serves."""
+    command = [sys.executable, "-m", "airflow_triton", "apply", str(spec(3)), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while "validate:" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGSTOP)
+        try:
+            assert shell("apply", spec(1)).returncode == 0
+        finally:
+            process.send_signal(signal.SIGCONT)
+        (row,) = json.loads(process.stdout.read())
+
+    assert (process.returncode, row["error"]["type"]) == (4, "ConflictError")
+    assert [release.version for release in releases(repository, "blobs")] == [1]
+    assert sorted(path.name for path in repository.root.iterdir()) == ["blobs"]
 
 
 def test_schema_is_printed() -> None:
