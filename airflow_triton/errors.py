@@ -7,7 +7,7 @@
     ├── RegistryError             MLflow has no such model, version, alias or run
     │   └── RegistryUnreachableError  MLflow does not answer
     ├── ConversionError           the model cannot become something that Triton serves
-    ├── ModelConfigError          no config.pbtxt can be made of the model and the spec
+    ├── ModelConfigError          no config.pbtxt can be made of the model and the spec (exit code 2)
     ├── RepositoryError           the model repository cannot be read or written, or is not as it should be
     ├── ServerError               Triton refused, with its own reason
     │   ├── ServerUnreachableError    Triton does not answer at all
@@ -69,6 +69,8 @@ class ConversionError(DeployError):
 
 class ModelConfigError(DeployError):
     """No valid config.pbtxt can be made of the model's own inputs and outputs and the spec's overrides."""
+
+    exit_code = 2
 
 
 class RepositoryError(DeployError):

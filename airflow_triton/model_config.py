@@ -109,6 +109,13 @@ def merge(config: ModelConfig, overrides: Mapping[str, Any], *, where: str = "co
     return merged
 
 
+def check_overrides(overrides: Mapping[str, Any]) -> None:
+    """Raise ModelConfigError for what no model could make right: an unknown field, a wrong type. Needs no model."""
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+    merge(ModelConfig(), overrides)
+
+
 def with_versions(config: ModelConfig, versions: Sequence[int]) -> ModelConfig:
     """A copy that serves exactly these versions (`version_policy.specific`), in ascending order."""
     changed = without_versions(config)

@@ -24,7 +24,7 @@ from airflow_triton.errors import (
     ConflictError,
     ControlModeError,
     ConversionError,
-    DeployError,
+    ModelConfigError,
     RegistryUnreachableError,
     RejectedError,
     RepositoryError,
@@ -408,9 +408,18 @@ def test_data_that_does_not_fit_the_model(mapping: Make, tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("nothing_happened")
 def test_wrong_configuration_is_the_users_error(mapping: Make) -> None:
-    """A field that Triton's ModelConfig does not have is refused after the conversion, and the converted files go."""
-    with pytest.raises(DeployError, match="max_batch_sise"):
-        run(mapping(3, config={"max_batch_sise": 8}))
+    """A field that Triton's ModelConfig does not have is refused before anything is asked or converted."""
+    with pytest.raises(ModelConfigError, match="max_batch_sise") as refused:
+        run(mapping(3, config={"max_batch_sise": 8}, servers=[f"http://127.0.0.1:{free_port()}"]))
+
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.usefixtures("nothing_happened")
+def test_configuration_that_does_not_fit_the_model(mapping: Make) -> None:
+    """An input that the model does not have is refused after the conversion, and the converted files go."""
+    with pytest.raises(ModelConfigError, match="other"):
+        run(mapping(3, config={"input": [{"name": "other", "data_type": "TYPE_FP32", "dims": [4]}]}))
 
 
 KILLED_AT = ("resolve", "convert", "configure", "stage", "validate", "promote", "clean up")

@@ -91,6 +91,7 @@ class Rollout:
     def resolve(self) -> ModelSource:
         """Check that everything answers, and turn the spec's model into one concrete version. Changes nothing."""
         with self._step("resolve", f"{self.spec.model} for `{self.spec.name}`"):
+            model_config.check_overrides(self.spec.config)
             self.servers.check(repository.mode_probe(self.spec.name))
             self.store.check_exists()
             repository.releases(self.store, self.spec.name)
