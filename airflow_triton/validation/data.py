@@ -71,6 +71,9 @@ def _from_arrays(path: Path, servable: Servable, label: str) -> Dataset:
     if sorted(arrays) != sorted(wanted):
         raise ValidationDataError(f"{path} holds the arrays {sorted(arrays)}, the model takes {sorted(wanted)} (and labels in `{label}`)")
     inputs = {tensor.name: fit(arrays[tensor.name], tensor, what=f"{path}: `{tensor.name}`") for tensor in servable.inputs}
+    for name, array in arrays.items():
+        if servable.batching and array.shape[:1] != inputs[name].shape[:1]:
+            raise ValidationDataError(f"{path}: `{name}` is shaped {list(array.shape)}: its rows are no rows of {list(inputs[name].shape)}")
     return Dataset(str(path), inputs, labels)
 
 
