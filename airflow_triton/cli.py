@@ -18,6 +18,7 @@ from rich.table import Table
 
 from airflow_triton.console import Progress, say, show, status_table
 from airflow_triton.errors import DeployError, RejectedError, SpecError
+from airflow_triton.hooks import connection_lookup
 from airflow_triton.spec import Spec, json_schema, load_spec, load_specs
 
 _EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 bad usage or spec, 3 rejected by validation (what served still serves), 4 conflict."
@@ -43,21 +44,6 @@ def reports_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 def described(error: DeployError) -> dict[str, Any]:
     """An error as data."""
     return {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-
-
-def connection_lookup() -> Callable[[str], Any] | None:
-    """How to look up Airflow connection ids; None where Airflow is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("airflow") is None:
-        return None
-
-    def look_up(conn_id: str) -> Any:
-        from airflow_triton.hooks.triton import TritonHook
-
-        return TritonHook(conn_id).address
-
-    return look_up
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Data as JSON on stdout; everything else goes to stderr.")

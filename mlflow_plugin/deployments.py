@@ -17,8 +17,8 @@ from mlflow.exceptions import MlflowException  # noqa: TID253 see above
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST  # noqa: TID253 see above
 
 from airflow_triton.errors import DeployError, SpecError
+from airflow_triton.hooks import connection_lookup
 from airflow_triton.rollout import Target, deploy, find_target, opened, status
-from airflow_triton.server import ServerAddress
 from airflow_triton.spec import Spec, load_spec, spec_from_mapping
 
 _SCHEMES = {"triton": "http", "tritons": "https"}
@@ -119,7 +119,7 @@ class TritonDeploymentClient(BaseDeploymentClient):
         )
 
     def _target(self, spec: Spec | None) -> Target:
-        return find_target(spec, servers=_servers(self.target_uri), lookup=_look_up)
+        return find_target(spec, servers=_servers(self.target_uri), lookup=connection_lookup())
 
 
 def _servers(target_uri: str) -> tuple[str, ...]:
@@ -133,14 +133,6 @@ def _servers(target_uri: str) -> tuple[str, ...]:
     if parts.scheme == "triton" and not parts.netloc and connection and "/" not in connection:
         return (connection,)
     raise SpecError("the target is no Triton: valid are triton, triton://host:8000, tritons://host:8000 and triton:/CONNECTION")
-
-
-def _look_up(conn_id: str) -> ServerAddress:
-    try:
-        from airflow_triton.hooks.triton import TritonHook
-    except ImportError:
-        raise SpecError(f"`triton:/{conn_id}` is an Airflow connection, and Airflow is not installed here") from None
-    return TritonHook(conn_id).address
 
 
 def _spec(name: str, model_uri: str, config: Mapping[str, Any] | None) -> Spec:

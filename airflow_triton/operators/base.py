@@ -10,10 +10,10 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_triton.errors import DeployError
+from airflow_triton.hooks import connection_lookup
 
 if TYPE_CHECKING:
     from airflow_triton.rollout import Rollout, Target
-    from airflow_triton.server import ServerAddress
     from airflow_triton.spec import Spec
 
 
@@ -46,7 +46,7 @@ class TritonOperator(BaseOperator):
         """The repository and the servers, connection ids looked up in Airflow."""
         from airflow_triton.rollout import find_target
 
-        return find_target(spec, lookup=look_up, **where)
+        return find_target(spec, lookup=connection_lookup(), **where)
 
     @contextlib.contextmanager
     def rollout(self) -> Iterator[Rollout]:
@@ -57,13 +57,6 @@ class TritonOperator(BaseOperator):
             spec = self.loaded_spec()
             with opened(spec, self.target(spec), progress=self.log.info) as rollout:
                 yield rollout
-
-
-def look_up(conn_id: str) -> ServerAddress:
-    """The server of an Airflow connection."""
-    from airflow_triton.hooks.triton import TritonHook
-
-    return TritonHook(conn_id).address
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from airflow.sdk import Context
@@ -152,7 +152,7 @@ class PromoteModelOperator(TritonOperator):
         from airflow_triton.validation import ValidationReport
 
         with self.rollout() as rollout:
-            report = ValidationReport.model_validate(_without_computed(self.report))
+            report = ValidationReport.model_validate(self.report)
             outcome = rollout.promote(Candidate.model_validate(self.candidate), report)
             return outcome.model_dump(mode="json", exclude={"report"})
 
@@ -178,7 +178,3 @@ class CleanUpModelOperator(TritonOperator):
 
         with self.rollout() as rollout:
             rollout.clean_up(ModelSource.model_validate(self.source))
-
-
-def _without_computed(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in report.items() if key != "passed"}

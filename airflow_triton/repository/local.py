@@ -35,6 +35,11 @@ class StoredConfig:
     etag: str
 
 
+def etag_of(stored: StoredConfig | None) -> str | None:
+    """The etag of a config.pbtxt; None where there is none."""
+    return stored.etag if stored else None
+
+
 class LocalRepository:
     """A folder that a Triton serves from; made on the first write.
 
@@ -158,18 +163,15 @@ class LocalRepository:
         """Replace config.pbtxt in one atomic step, if it still has the etag `expected` (None: if there still is none).
 
         `text` None removes it; `names` is the version that the text lets serve, and the id of its servable: it must be stored, and be
-        made of that. Answers the new etag. No
-        reader ever sees half of it.
+        made of that. Answers the new etag. No reader ever sees half of it.
 
         Raises:
             ConflictError: config.pbtxt has changed, or the version is gone; nothing was written.
 
         """
-        self.prepare()
         path = self.model_folder(model) / CONFIG_FILE
         with self.locked(model):
-            current = self.read_config(model)
-            if (current.etag if current else None) != expected:
+            if etag_of(self.read_config(model)) != expected:
                 raise ConflictError(f"someone else changed {path} meanwhile; theirs stays, nothing of this deployment was published")
             if names is not None:
                 self._check_stored(model, *names)

@@ -15,7 +15,7 @@ from pathlib import Path
 from airflow_triton.errors import ConflictError, RepositoryError
 from airflow_triton.repository import release as journal
 from airflow_triton.repository.layout import CONFIG_FILE, MANIFEST_FILE
-from airflow_triton.repository.local import LocalRepository, StoredConfig, link_tree, sync_tree
+from airflow_triton.repository.local import LocalRepository, StoredConfig, etag_of, link_tree, sync_tree
 from airflow_triton.repository.manifest import Manifest
 from airflow_triton.repository.release import Release
 
@@ -98,7 +98,7 @@ def commit(repository: LocalRepository, model: str, release: Release, *, expecte
     """
     before = releases(repository, model, expected) if expected else []
     text = journal.render([*before, release])
-    etag = repository.swap_config(model, text, expected=expected.etag if expected else None, names=(release.version, release.servable_id))
+    etag = repository.swap_config(model, text, expected=etag_of(expected), names=(release.version, release.servable_id))
     return StoredConfig(text, str(etag))
 
 

@@ -27,7 +27,7 @@ from airflow_triton.errors import (
 from airflow_triton.registry import ModelSource, Registry
 from airflow_triton.repository import LocalRepository, Manifest, Release
 from airflow_triton.repository.layout import MANIFEST_FILE
-from airflow_triton.repository.local import link_tree
+from airflow_triton.repository.local import etag_of, link_tree
 from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, servable_id
 from airflow_triton.rollout.serving import Servers, let_serve
 from airflow_triton.rollout.verdicts import Verdicts
@@ -139,7 +139,7 @@ class Rollout:
         name = self._candidate_name(converted.source)
         live = self.store.read_config(self.spec.name)
         candidate = Candidate(
-            id=deployment_id(self.spec, converted.source), name=name, converted=converted, config=config, before=live.etag if live else None
+            id=deployment_id(self.spec, converted.source), name=name, converted=converted, config=config, before=etag_of(live)
         )
         with self._step("stage", f"`{name}` on {len(self.servers.clients)} server(s)"):
             self._put_candidate(candidate)
@@ -184,8 +184,7 @@ class Rollout:
             try:
                 report = self._validate(candidate)
             except ServerError as error:
-                live = self.store.read_config(self.spec.name)
-                if (live.etag if live else None) != candidate.before:
+                if etag_of(self.store.read_config(self.spec.name)) != candidate.before:
                     raise ConflictError(f"someone else released `{self.spec.name}` during the validation: {error}") from None
                 raise
             self._warn(self.verdicts.record(candidate.converted.source, report, spec_digest=self.spec.digest()))
@@ -249,9 +248,9 @@ class Rollout:
         with self._step("promote", f"version {source.version} of `{name}`"):
             before = self.store.read_config(name)
             found = repository.releases(self.store, name, before)
-            if found and found[-1].id == candidate.id and (before.etag if before else None) != candidate.before:
-                return self._serve_again(source, found)  # an earlier attempt got as far as the commit
-            if (before.etag if before else None) != candidate.before:
+            if etag_of(before) != candidate.before:
+                if found and found[-1].id == candidate.id:
+                    return self._serve_again(source, found)  # an earlier attempt got as far as the commit
                 raise ConflictError(
                     f"someone else released `{name}` since this candidate was staged; theirs serves, this one was not promoted"
                 )
