@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow_triton import config_files
 from airflow_triton.errors import ModelConfigError
 from airflow_triton.servable import Servable, TensorSpec
 
@@ -30,17 +31,19 @@ PLATFORMS = {
 """The older name, `platform`, of what each `backend` serves."""
 
 
-def build(servable: Servable, *, name: str, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
+def build(servable: Servable, *, name: str, version: int = 1, overrides: Mapping[str, Any] | None = None) -> ModelConfig:
     """The config under which Triton serves the servable as the model `name`, with the spec's `overrides` merged over it.
 
     Guarantee: the same arguments give the same config, it survives `parse(render(...))` unchanged, and it has no
     `version_policy`. A servable that batches gets `max_batch_size` 64 (`DEFAULT_MAX_BATCH_SIZE`) and dims without the first
     axis; with `max_batch_size: 0` in the overrides that axis comes back as -1. A servable that does not batch gets 0 and
-    its full shapes. `dynamic_batching` is there only if the overrides ask for it.
+    its full shapes. `dynamic_batching` is there only if the overrides ask for it. A ready model keeps its own config, in which
+    the files that lay beside config.pbtxt are named where they lie now: in the folder of `version`.
 
     Args:
         servable: what is served.
         name: the model's name on Triton.
+        version: the version that the config is to serve; only a ready model's names of files depend on it.
         overrides: any field of ModelConfig but `version_policy`, which the pipeline owns; merged as `merge` says. The dims
             of an input or output in them are as Triton writes them, without a batch axis under batching.
 
@@ -51,7 +54,9 @@ def build(servable: Servable, *, name: str, overrides: Mapping[str, Any] | None 
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
     changes = dict(overrides or {})
-    _refuse_contradictions(changes, servable, name)
+    if servable.config is not None:
+        return _build_ready(servable, parse(servable.config, where="the model's own config.pbtxt"), name, version, changes)
+    _refuse_contradictions(changes, servable, name, PLATFORMS.get(servable.backend, ""))
     batch = _max_batch_size(changes, servable)
     config = ModelConfig(
         name=name,
@@ -154,7 +159,24 @@ def _canonical(text: str) -> str:
         return text if text.endswith("\n") else f"{text}\n"
 
 
-def _refuse_contradictions(changes: dict[str, Any], servable: Servable, name: str) -> None:
+def _build_ready(servable: Servable, config: ModelConfig, name: str, version: int, changes: dict[str, Any]) -> ModelConfig:
+    _refuse_contradictions(changes, servable, name, config.platform or PLATFORMS.get(servable.backend, ""))
+    config.name = name
+    if config.max_batch_size and "max_batch_size" in changes and not _max_batch_size(changes, servable):
+        raise ModelConfigError(
+            f"config.max_batch_size: got 0, but the model's own config.pbtxt batches ({config.max_batch_size}) and its dims are made for "
+            "that; give a number from 1, or change the model's own"
+        )
+    if not config.max_batch_size:
+        _max_batch_size({"max_batch_size": 0, **changes}, servable)
+
+    def placed(path: str) -> str:
+        return f"{version}/{path}" if config_files.holds(servable.beside, path) else path
+
+    return config_files.renamed(merge(config, changes), placed)
+
+
+def _refuse_contradictions(changes: dict[str, Any], servable: Servable, name: str, platform: str) -> None:
     if "version_policy" in changes:
         raise ModelConfigError(
             "config.version_policy is not yours to set: the pipeline writes it, for it decides which versions serve; "
@@ -163,7 +185,7 @@ def _refuse_contradictions(changes: dict[str, Any], servable: Servable, name: st
     facts = {
         "name": name,
         "backend": servable.backend,
-        "platform": PLATFORMS.get(servable.backend, ""),
+        "platform": platform,
         "default_model_filename": servable.default_model_filename,
     }
     for key, fact in facts.items():

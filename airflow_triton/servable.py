@@ -37,11 +37,18 @@ class Servable(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    backend: str = Field(description="Triton's backend, such as onnxruntime")
-    default_model_filename: str = Field(description="the file or folder in the version directory that the backend opens")
+    backend: str = Field(description="Triton's backend, such as onnxruntime; `ensemble` for what has none")
+    default_model_filename: str = Field(
+        description='the file or folder in the version directory that the backend opens; "" where nothing says it'
+    )
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batching: bool = Field(description="every input and output has a dynamic first axis, and it is one and the same axis")
     flavor: str = Field(description="the MLflow flavor that it was made of")
     converter: str = Field(description="what made it, such as skl2onnx, or as-is")
     tools: dict[str, str] = Field(default_factory=dict, description="versions of the packages that took part")
+    entry: str | None = Field(default=None, description="the file without which Triton cannot open the version, below its folder")
+    config: str | None = Field(default=None, description="a ready model's own config.pbtxt, without its name and version policy")
+    beside: tuple[str, ...] = Field(
+        default=(), description="files that `config` names below the model's folder, and that lie in the version folder"
+    )

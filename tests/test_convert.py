@@ -601,7 +601,7 @@ def test_an_unsupported_flavor_names_what_was_found_and_what_works(tmp_path: Pat
     """Known before any child starts."""
     (tmp_path / "MLmodel").write_text("flavors: {xgboost: {data: model.ubj}, python_function: {}}")
 
-    with pytest.raises(ConversionError, match=r"flavors python_function, xgboost; only onnx and sklearn .*mlflow\.onnx\.log_model"):
+    with pytest.raises(ConversionError, match=r"flavors python_function, xgboost; only onnx, sklearn and triton .*mlflow\.onnx\.log_model"):
         conversion.convert(tmp_path, tmp_path / "1")
     assert not (tmp_path / "1").exists()
 

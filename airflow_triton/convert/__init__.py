@@ -6,6 +6,7 @@ Nothing heavy is imported here: MLflow, ONNX and the model itself are loaded in 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import get_args
 
@@ -15,10 +16,21 @@ from airflow_triton.errors import ConversionError
 from airflow_triton.isolate import run_in_child
 from airflow_triton.servable import Servable
 
-__all__ = ["SUPPORTED_FLAVORS", "Form", "convert", "input_example", "reference", "signature_columns"]
+__all__ = ["NO_ORIGINAL", "SUPPORTED_FLAVORS", "Form", "convert", "has_original", "input_example", "reference", "signature_columns"]
 
 SUPPORTED_FLAVORS: tuple[str, ...] = tuple(base.CONVERTERS)
 """The flavors that can be converted; of a model with several, the first in this order is used."""
+
+NO_ORIGINAL = base.NO_ORIGINAL
+"""What to tell the user who wants a model without an original compared with it."""
+
+
+def has_original(flavors: Collection[str]) -> bool:
+    """Whether a model of these flavors can answer outside of Triton, so that `reference` has something to ask.
+
+    A ready Triton model (the flavor `triton`) cannot: it needs `validate.parity: false`, and other checks.
+    """
+    return base.TRITON not in flavors
 
 
 def convert(model_dir: Path, into: Path, *, to: str = "onnx", timeout: float = 600.0) -> Servable:
@@ -27,7 +39,9 @@ def convert(model_dir: Path, into: Path, *, to: str = "onnx", timeout: float = 6
     Guarantee: the inputs, outputs and batching of the result were observed by running the files where that was possible, and
     are what Triton's onnxruntime backend compares with the file when it loads it. With `to="onnx"` a graph whose declared
     shapes are missing or wrong is written with corrected declarations (weights and nodes untouched); with `to="as-is"` an
-    ONNX file is copied byte for byte, and refused if its declarations are wrong. On any error `into` is as it was.
+    ONNX file is copied byte for byte, and refused if its declarations are wrong. A ready Triton model (the flavor `triton`) is
+    taken as it is with either, and its inputs and outputs are those of its own config.pbtxt; its files may be hard links to those
+    of `model_dir`, so do not change them in place afterwards. On any error `into` is as it was.
 
     Cost: a child process that imports MLflow and the model's library (seconds), and up to about ten runs of the model on two
     or three rows.
@@ -70,6 +84,7 @@ def reference(model_dir: Path, servable: Servable, inputs: Path, outputs: Path, 
 
     sklearn: `predict` gives the output `label` (or a regressor's `variable`), `predict_proba` gives `probabilities`; where a
     model lacks it, `decision_function`; `transform` gives a clusterer's `scores`. onnx: onnxruntime on the original file.
+    triton: nothing, for there is no original (`has_original`).
 
     Args:
         model_dir: the downloaded MLflow model.
@@ -80,7 +95,7 @@ def reference(model_dir: Path, servable: Servable, inputs: Path, outputs: Path, 
 
     Raises:
         ConversionError: the model could not answer.
-        ValidationDataError: `inputs` does not fit the servable.
+        ValidationDataError: `inputs` does not fit the servable, or there is no original.
 
     """
     run_in_child(

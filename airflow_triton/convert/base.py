@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 Form: TypeAlias = Literal["onnx", "as-is"]
 Arrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
 
-CONVERTERS = {"onnx": "airflow_triton.convert.onnx", "sklearn": "airflow_triton.convert.sklearn"}
+TRITON = "triton"
+"""The flavor of a ready Triton model, as NVIDIA's MLflow plugin logs it."""
+
+NO_ORIGINAL = (
+    "a model of the flavor `triton` answers only on Triton, so there is no original to compare it with: set `validate.parity: false` "
+    "and declare other checks, such as `validate.metrics` with `validate.data`"
+)
+
+CONVERTERS = {
+    TRITON: "airflow_triton.convert.triton",
+    "onnx": "airflow_triton.convert.onnx",
+    "sklearn": "airflow_triton.convert.sklearn",
+}
 """The module of each flavor's converter; of a model with several flavors, the first here is used."""
 
 
@@ -35,7 +47,12 @@ class Converter(Protocol):
         """
 
     def answers(self, model: MlflowModel, servable: Servable, inputs: Arrays) -> Arrays:
-        """The original model's own outputs for the servable's inputs, one array per output of the servable."""
+        """The original model's own outputs for the servable's inputs, one array per output of the servable.
+
+        Raises:
+            ValidationDataError: there is no original that could answer outside of Triton (see `has_original`).
+
+        """
 
 
 def flavor_of(model: MlflowModel) -> str:
@@ -48,8 +65,9 @@ def flavor_of(model: MlflowModel) -> str:
     for flavor in CONVERTERS:
         if flavor in model.flavors:
             return flavor
+    *most, last = sorted(CONVERTERS)
     raise ConversionError(
-        f"{model.folder}: the model has the flavors {', '.join(sorted(model.flavors))}; only {' and '.join(CONVERTERS)} can be "
+        f"{model.folder}: the model has the flavors {', '.join(sorted(model.flavors))}; only {', '.join(most)} and {last} can be "
         "converted. Export it to ONNX in the training code and log that with mlflow.onnx.log_model"
     )
 

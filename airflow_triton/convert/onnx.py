@@ -37,6 +37,7 @@ def convert(model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servab
         flavor="onnx",
         converter="onnx" if changed else "as-is",
         tools={name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
+        entry=copied.relative_to(into).as_posix(),
     )
 
 

@@ -6,11 +6,12 @@ The weights of a file with external data are never read here: only the graph is,
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_triton.errors import ConversionError
+from airflow_triton.repository import external_data
 from airflow_triton.servable import TensorSpec
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def copy(path: Path, into: Path, graph: onnx.ModelProto) -> Path:
         ConversionError: a data file is missing, or outside the model's folder.
 
     """
-    locations = sorted(set(_locations(graph)))
+    locations = sorted(set(external_data.locations(graph)))
     target = into / MODEL_FILE / MODEL_FILE if locations else into / MODEL_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     home = path.parent.resolve()
@@ -83,20 +84,6 @@ def copy(path: Path, into: Path, graph: onnx.ModelProto) -> Path:
         shutil.copyfile(source, copied)
     shutil.copyfile(path, target)
     return target
-
-
-def _locations(message: Any) -> Iterator[str]:
-    """The external files of every tensor anywhere in the message (weights, attributes, subgraphs, functions)."""
-    import onnx
-
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for item in value if isinstance(value, Sequence) else [value]:
-            if isinstance(item, onnx.TensorProto):
-                yield from (entry.value for entry in item.external_data if entry.key == "location")
-            else:
-                yield from _locations(item)
 
 
 def shapeless(graph: onnx.ModelProto) -> frozenset[str]:
