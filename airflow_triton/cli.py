@@ -1,4 +1,4 @@
-"""The command line: `airflow-triton apply`, `status`, `rollback`, `history`, `fsck`, `serve`, `schema`, `demo`.
+"""The command line: `airflow-triton apply`, `status`, `rollback`, `history`, `adopt`, `fsck`, `serve`, `schema`, `demo`.
 
 Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failure, 2 bad usage or spec, 3 rejected by validation
 (what served still serves), 4 someone else promoted meanwhile.
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from airflow_triton.console import Progress, say, show, status_table
 from airflow_triton.errors import DeployError, RejectedError, SpecError
-from airflow_triton.hooks import connection_lookup
+from airflow_triton.hooks import airflow_connections
 from airflow_triton.spec import Spec, json_schema, load_spec, load_specs
 
 _EXIT_CODES = "Exit codes: 0 done, 1 failure, 2 bad usage or spec, 3 rejected by validation (what served still serves), 4 conflict."
@@ -84,7 +84,7 @@ def apply(specs: Sequence[str], repository: str | None, servers: Sequence[str], 
     from airflow_triton.rollout import deploy, find_target, opened
 
     loaded = load_specs(specs)
-    targets = [find_target(spec, repository=repository, servers=servers, lookup=connection_lookup()) for spec in loaded]
+    targets = [find_target(spec, repository=repository, servers=servers, connections=airflow_connections()) for spec in loaded]
     results: list[dict[str, Any]] = []
     for spec, target in zip(loaded, targets, strict=True):
         try:
@@ -131,11 +131,11 @@ def status(specs: Sequence[str], repository: str | None, servers: Sequence[str],
 
     if specs:
         rows = [
-            look(spec.name, find_target(spec, repository=repository, servers=servers, lookup=connection_lookup()), spec=spec)
+            look(spec.name, find_target(spec, repository=repository, servers=servers, connections=airflow_connections()), spec=spec)
             for spec in load_specs(specs)
         ]
     else:
-        target = find_target(repository=repository, servers=servers, lookup=connection_lookup())
+        target = find_target(repository=repository, servers=servers, connections=airflow_connections())
         rows = [look(name, target) for name in target.store.models()]
     show([row.model_dump(mode="json") for row in rows], lambda: status_table(rows), as_json=as_json)
     for row in rows:
@@ -147,11 +147,23 @@ def status(specs: Sequence[str], repository: str | None, servers: Sequence[str],
 @main.command(epilog=_EXIT_CODES)
 @click.argument("model", metavar="SPEC|NAME")
 @click.option("--to", type=int, metavar="VERSION", help="The version to go to; else what served before the current release.")
+@click.option(
+    "--control-mode",
+    type=click.Choice(["explicit", "poll", "none"]),
+    help="How the servers were started; else the spec's, else the connection's, else explicit.",
+)
 @repository_option
 @server_option
 @json_option
 @reports_errors
-def rollback(model: str, to: int | None, repository: str | None, servers: Sequence[str], as_json: bool) -> None:  # noqa: FBT001 click
+def rollback(  # noqa: PLR0917 click
+    model: str,
+    to: int | None,
+    control_mode: Any,
+    repository: str | None,
+    servers: Sequence[str],
+    as_json: bool,  # noqa: FBT001 click
+) -> None:
     """Let what served before serve again: its exact files and configuration, compared with their digests first.
 
     With --to it goes to the last release of that version, forward as well as back. The alias in MLflow follows.
@@ -162,7 +174,7 @@ def rollback(model: str, to: int | None, repository: str | None, servers: Sequen
     from airflow_triton.rollout.serving import Servers
 
     name, spec = _named(model)
-    target = find_target(spec, repository=repository, servers=servers, lookup=connection_lookup())
+    target = find_target(spec, repository=repository, servers=servers, connections=airflow_connections(), control_mode=control_mode)
     with Servers.connected(target.addresses) as connected:
         outcome = go_back(
             name,
@@ -182,11 +194,11 @@ def rollback(model: str, to: int | None, repository: str | None, servers: Sequen
 @reports_errors
 def history(model: str, repository: str | None, as_json: bool) -> None:  # noqa: FBT001 click
     """Show what served when, the newest release first."""
-    from airflow_triton.repository import LocalRepository, releases
+    from airflow_triton.repository import releases
     from airflow_triton.rollout.target import find_repository
 
     name, spec = _named(model)
-    store: LocalRepository = find_repository(spec, repository=repository)
+    store = find_repository(spec, repository=repository, connections=airflow_connections())
     found = list(reversed(releases(store, name)))
     if not found:
         raise SpecError(f"`{name}` has no releases in {store}")
@@ -204,6 +216,27 @@ def history(model: str, repository: str | None, as_json: bool) -> None:  # noqa:
     show(rows, table, as_json=as_json)
 
 
+@main.command(epilog=_EXIT_CODES)
+@click.argument("model", metavar="SPEC|NAME")
+@repository_option
+@server_option
+@json_option
+@reports_errors
+def adopt(model: str, repository: str | None, servers: Sequence[str], as_json: bool) -> None:  # noqa: FBT001 click
+    """Take over a model that was put into the repository by hand or by NVIDIA's MLflow plugin.
+
+    Its one version that serves becomes the first release of its history, to be rolled back to like any other. Nothing is loaded and
+    no file of it but config.pbtxt changes; the old one is kept in there. A server is asked only where there is no config.pbtxt.
+    """
+    from airflow_triton.rollout import adopt as take_over
+    from airflow_triton.rollout.target import find_addresses, find_repository
+
+    name, spec = _named(model)
+    store = find_repository(spec, repository=repository, connections=airflow_connections())
+    adoption = take_over(name, store, find_addresses(spec, servers=servers, connections=airflow_connections()))
+    show(adoption.model_dump(mode="json"), lambda: adoption.summary, as_json=as_json)
+
+
 @main.command(epilog="Exit codes: 0 all is whole, 1 something is damaged, 2 bad usage.")
 @repository_option
 @json_option
@@ -216,7 +249,7 @@ def fsck(repository: str | None, as_json: bool) -> None:  # noqa: FBT001 click
     from airflow_triton.repository import fsck as check
     from airflow_triton.rollout.target import find_repository
 
-    findings = check(find_repository(repository=repository), progress=Progress())
+    findings = check(find_repository(repository=repository, connections=airflow_connections()), progress=Progress())
 
     def table() -> Table:
         shown = Table("name", "version", "role", "state")
@@ -269,6 +302,7 @@ def serve(  # noqa: PLR0917 click
     and testing, not for production. Its addresses are printed as soon as it is ready.
     """
     from airflow_triton.local_triton.serve import serve as run
+    from airflow_triton.repository import open_repository
 
     def ready(server: Any) -> None:
         addresses = {"http": server.http_url, "grpc": server.grpc_url, "metrics": server.metrics_url, "pid": server.pid, "mode": mode}
@@ -276,6 +310,7 @@ def serve(  # noqa: PLR0917 click
         sys.stdout.flush()
         say.print("ready; Ctrl-C ends it", style="green")
 
+    open_repository(repository).make()
     ended = run(
         repository,
         mode=mode,

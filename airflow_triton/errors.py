@@ -9,6 +9,7 @@
     ├── ConversionError           the model cannot become something that Triton serves
     ├── ModelConfigError          no config.pbtxt can be made of the model and the spec (exit code 2)
     ├── RepositoryError           the model repository cannot be read or written, or is not as it should be
+    │   └── RepositoryUnreachableError  the object store does not answer, or not in time
     ├── ServerError               Triton refused, with its own reason
     │   ├── ServerUnreachableError    Triton does not answer at all
     │   └── ControlModeError          Triton answers, but is not in the mode that the work needs
@@ -75,6 +76,12 @@ class ModelConfigError(DeployError):
 
 class RepositoryError(DeployError):
     """The model repository cannot be read or written, or its content is not what it should be."""
+
+
+class RepositoryUnreachableError(RepositoryError):
+    """The object store does not answer, is overloaded, or breaks off."""
+
+    transient = True
 
 
 class ServerError(DeployError):

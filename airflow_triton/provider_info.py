@@ -25,6 +25,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": ["airflow_triton.operators.steps", "airflow_triton.operators.deploy"],
             }
         ],
+        "sensors": [{"integration-name": integration, "python-modules": ["airflow_triton.sensors.ready"]}],
         "hooks": [{"integration-name": integration, "python-modules": ["airflow_triton.hooks.triton"]}],
         "connection-types": [
             {
@@ -37,6 +38,11 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {"host": "http://triton:8000"},
                 },
                 "conn-fields": {
+                    "control_mode": {
+                        "label": "Control mode",
+                        "description": "the server's --model-control-mode",
+                        "schema": {"type": ["string", "null"], "enum": ["explicit", "poll", "none"], "default": "explicit"},
+                    },
                     "protocol": {
                         "label": "Protocol",
                         "description": "where the host is no URL",

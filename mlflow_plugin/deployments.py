@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException  # noqa: TID253 see above
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST  # noqa: TID253 see above
 
 from airflow_triton.errors import DeployError, SpecError
-from airflow_triton.hooks import connection_lookup
+from airflow_triton.hooks import airflow_connections
 from airflow_triton.rollout import Target, deploy, find_target, opened, status
 from airflow_triton.spec import Spec, load_spec, spec_from_mapping
 
@@ -119,7 +119,7 @@ class TritonDeploymentClient(BaseDeploymentClient):
         )
 
     def _target(self, spec: Spec | None) -> Target:
-        return find_target(spec, servers=_servers(self.target_uri), lookup=connection_lookup())
+        return find_target(spec, servers=_servers(self.target_uri), connections=airflow_connections())
 
 
 def _servers(target_uri: str) -> tuple[str, ...]:

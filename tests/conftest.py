@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stores.seaweed import SeaweedFS
 
 from airflow_triton.local_triton import LocalTriton
-from airflow_triton.repository import LocalRepository
+from airflow_triton.repository import LocalRepository, Repository, open_repository
+from airflow_triton.repository.places import Place
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -44,16 +46,56 @@ def repository(triton: LocalTriton) -> Iterator[LocalRepository]:
     _empty(triton, store)
 
 
-def _empty(triton: LocalTriton, store: LocalRepository) -> None:
+def _unload_all(triton: LocalTriton) -> None:
     from airflow_triton.server import ServerAddress, TritonClient
 
     with TritonClient(ServerAddress.parse(triton.grpc_url)) as client:
         for name in {row.name for row in client.index() if row.state}:
             client.unload(name)
             client.wait_unloaded(name)
+
+
+def _empty(triton: LocalTriton, store: LocalRepository) -> None:
+    _unload_all(triton)
     for folder in store.root.iterdir():
         shutil.rmtree(folder)
     shutil.rmtree(store.work, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A real object store with the bucket `models`, for the whole run. The environment lets everyone in."""
+    with SeaweedFS(tmp_path_factory.mktemp("seaweed")) as server, pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        server.make_bucket("models")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def triton_on_store(seaweed: SeaweedFS) -> Iterator[LocalTriton]:
+    """As `triton`, over a repository in the object store."""
+    open_repository(seaweed.url("models", "served")).make()
+    with LocalTriton(seaweed.url("models", "served"), extra_args=["--disable-auto-complete-config"]) as server:
+        yield server
+
+
+@pytest.fixture
+def repository_on_store(triton_on_store: LocalTriton) -> Iterator[Repository]:
+    """The repository of `triton_on_store`, empty before and after; nothing is loaded."""
+    store = open_repository(str(triton_on_store.repository))
+    _unload_all(triton_on_store)
+    _empty_store(store)
+    yield store
+    _unload_all(triton_on_store)
+    _empty_store(store)
+
+
+def _empty_store(store: Repository) -> None:
+    for area in ("models", "work"):
+        place = Place(area, "")  # type: ignore[arg-type]
+        for name in store.folders(place):
+            store.remove(place / name)
 
 
 def blobs(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:

@@ -90,7 +90,7 @@ def test_life_of_a_model_from_the_shell(
     history = json.loads(shell("history", "blobs", "--json", **where).stdout)
     assert [(release["version"], release["how"]) for release in history] == [(1, "rollback"), (3, "promote"), (1, "promote")]
     assert [row["version"] for row in json.loads(shell("fsck", "--json", **where).stdout)] == [1, 3]
-    (repository.version_folder("blobs", 1) / "model.onnx").unlink()
+    (repository.path(repository.version_place("blobs", 1)) / "model.onnx").unlink()
     damaged = shell("fsck", **where)
     assert damaged.returncode == 1
     assert "blobs 1 is damaged; it serves" in damaged.stderr
@@ -169,7 +169,7 @@ def test_schema_is_printed() -> None:
     assert "validate" in json.loads(shell("schema").stdout)["properties"]
 
 
-@pytest.mark.parametrize("command", ["apply", "status", "rollback", "history", "fsck", "serve", "schema", "demo"])
+@pytest.mark.parametrize("command", ["apply", "status", "rollback", "history", "adopt", "fsck", "serve", "schema", "demo"])
 def test_help_teaches(command: str) -> None:
     """Every command has a help that says what it does and takes --json."""
     told = shell(command, "--help").stdout

@@ -110,7 +110,7 @@ def test_only_the_dead_lose_their_staging(tmp_path: Path) -> None:
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
         assert held.is_dir()
-        store.remove_folder(store.root / "nothing")
+        store.remove(store.model_place("nothing"))
 
     assert list((store.work / "staging").iterdir()) == []
 

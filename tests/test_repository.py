@@ -1,7 +1,8 @@
-"""The versioned model repository on a disk: what is published, committed, reverted and pruned, also by many at once and killed."""
+"""The model repository, of every kind: what is published, committed, reverted and pruned, also by many at once, and killed on a disk."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -13,20 +14,32 @@ import sys
 import textwrap
 import threading
 import time
+import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from obstore.store import MemoryStore
+from stores import SeaweedFS
 
 from airflow_triton import model_config
 from airflow_triton import repository as core
 from airflow_triton.errors import ConflictError, DeployError, RepositoryError
 from airflow_triton.registry import ModelSource
-from airflow_triton.repository import LocalRepository, Manifest, Release, StoredConfig
+from airflow_triton.repository import LocalRepository, Manifest, Release, Repository, StoredConfig
 from airflow_triton.repository.layout import LAYOUT, check_layout
-from airflow_triton.repository.local import link_tree
+from airflow_triton.repository.manifest import FileDigest
+from airflow_triton.repository.object_store import Connection, Deadlines, ObjectRepository, StoreAddress
+from airflow_triton.repository.object_store.connect import connect
+from airflow_triton.repository.object_store.probe import Abilities
+from airflow_triton.repository.object_store.repository import MARKER
+from airflow_triton.repository.places import Item
 from airflow_triton.repository.release import MOST_RELEASES
 from airflow_triton.servable import Servable, TensorSpec
 
@@ -76,19 +89,45 @@ def _manifest(files: Path, servable_id: str, version: int = 1) -> Manifest:
     return Manifest(servable_id=servable_id, source=source, servable=SERVABLE, files=core.digest_files(files), config=_config())
 
 
-class Disk:
-    """A repository below a folder, and what the tests do with it."""
+class Kept(ABC):
+    """A repository of some kind, what the tests do with it, and what they do behind its back. `folder` is the tests' own."""
+
+    store: Repository
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.store = LocalRepository(folder / "models")
+
+    @abstractmethod
+    def write(self, path: str, content: bytes | str) -> None:
+        """Put a file into the repository, past it."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Take a file, or a folder, from the repository, past it."""
+
+    @abstractmethod
+    def tree(self) -> dict[str, bytes | None]:
+        """Everything in the repository: paths with the content of files, None for folders (where there is such a thing)."""
+
+    @abstractmethod
+    def stamps(self) -> dict[str, object]:
+        """What changes when a file is written again, even with the same content."""
+
+    @abstractmethod
+    def leftovers(self) -> list[str]:
+        """What an attempt should have cleared away: staging folders; locks and unfinished uploads."""
+
+    @abstractmethod
+    def again(self) -> Kept:
+        """The same repository, as another publisher opens it."""
 
     def put(self, version: int, content: bytes | None = None, model: str = MODEL, servable_id: str | None = None) -> None:
         """Store a version whose content, if it is not given, is its number."""
         content = b"model %d" % version if content is None else content
         identity = servable_id or f"servable-{content.decode()}"
         files = _files(self.folder / "converted" / identity, content)
-        core.store_version(self.store, model, version, files, _manifest(files, identity, version))
+        manifest = _manifest(files, identity, version)
+        core.store_version(self.store, model, version, core.items_in(files, manifest.files), manifest)
 
     def let_serve(self, version: int, *, how: str = "promote", batch: int = 8, model: str = MODEL) -> StoredConfig:
         """Commit a release over what is there."""
@@ -102,24 +141,144 @@ class Disk:
             self.put(version, model=model)
             self.let_serve(version, model=model)
 
+    def files(self, beginning: str = "") -> dict[str, bytes]:
+        """Those files whose path begins so, with their content."""
+        return {path: content for path, content in self.tree().items() if content is not None and path.startswith(beginning)}
+
+    def config(self, model: str = MODEL) -> bytes:
+        """The model's config.pbtxt, byte for byte."""
+        return self.files()[f"{model}/config.pbtxt"]
+
+    def where(self, version: int | None = None, path: str = "") -> str:
+        """How messages name a version of the model, or a file of it; without a version, its config.pbtxt."""
+        place = self.store.config_place(MODEL) if version is None else self.store.version_place(MODEL, version)
+        return self.store.where(place / path if path else place)
+
+
+class Disk(Kept):
+    """A repository below a folder."""
+
+    store: LocalRepository
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.store = LocalRepository(folder / "models")
+
+    def write(self, path: str, content: bytes | str) -> None:
+        """A new file: the old one may share its bytes with others."""
+        file = self.store.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    def delete(self, path: str) -> None:
+        """See Kept."""
+        found = self.store.root / path
+        shutil.rmtree(found) if found.is_dir() else found.unlink()
+
     def config_path(self, model: str = MODEL) -> Path:
         """Where the model's config.pbtxt lies."""
         return self.store.root / model / "config.pbtxt"
 
     def tree(self) -> dict[str, bytes | None]:
-        """Everything in the repository: paths with the content of files, None for folders."""
+        """See Kept."""
         root = self.store.root
         return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in sorted(root.rglob("*"))}
 
-    def leftovers(self) -> list[Path]:
-        """What lies in the staging area."""
-        return list((self.store.work / "staging").iterdir())
+    def stamps(self) -> dict[str, object]:
+        """The inodes."""
+        return {str(path): path.stat().st_ino for path in self.store.root.rglob("*")}
+
+    def leftovers(self) -> list[str]:
+        """See Kept."""
+        return [str(path) for path in (self.store.work / "staging").iterdir()]
+
+    def again(self) -> Disk:
+        """See Kept."""
+        return Disk(self.folder)
+
+
+class InStore(Kept):
+    """A repository in an object store, and a client of that store."""
+
+    store: ObjectRepository
+
+    def __init__(self, folder: Path, address: StoreAddress, connection: Connection) -> None:
+        super().__init__(folder)
+        self.address = address
+        self.connection = connection
+        self.store = ObjectRepository(address, connection=connection)
+
+    def _key(self, path: str) -> str:
+        return f"{self.address.prefix}/{path}"
+
+    def _listed(self, prefix: str) -> list[Any]:
+        return [row for page in obstore.list(self.connection.store, f"{prefix}/") for row in page]
+
+    def remember(self, abilities: Abilities) -> None:
+        """Let it be known what the store does: it is not asked again."""
+        where = f"{self.address} {self.connection.endpoint}".strip()
+        content = abilities.model_copy(update={"where": where}).model_dump_json()
+        obstore.put(self.connection.store, f"{self.address.work_prefix}/store.json", content.encode())
+
+    def write(self, path: str, content: bytes | str) -> None:
+        """See Kept."""
+        obstore.put(self.connection.store, self._key(path), content.encode() if isinstance(content, str) else content)
+
+    def delete(self, path: str) -> None:
+        """See Kept."""
+        keys = [row["path"] for row in self._listed(self._key(path))] or [self._key(path)]
+        obstore.delete(self.connection.store, keys)
+
+    def tree(self) -> dict[str, bytes | None]:
+        """See Kept; without the marker with which the prefix starts to be there for Triton."""
+        found = {row["path"].removeprefix(self._key("")) for row in self._listed(self.address.prefix)} - {MARKER.path}
+        return {path: bytes(obstore.get(self.connection.store, self._key(path)).bytes()) for path in sorted(found)}
+
+    def stamps(self) -> dict[str, object]:
+        """The moments at which they were written."""
+        return {row["path"]: (row["e_tag"], row["last_modified"]) for row in self._listed(self.address.prefix)}
+
+    def leftovers(self) -> list[str]:
+        """See Kept."""
+        known = f"{self.address.work_prefix}/store.json"
+        left = [row["path"] for row in self._listed(self.address.work_prefix) if row["path"] != known]
+        if self.connection.s3 is not None:
+            answer = self.connection.s3.list_multipart_uploads(Bucket=self.address.bucket, Prefix=self._key(""))
+            left += [upload["Key"] for upload in answer.get("Uploads", [])]
+        return left
+
+    def again(self) -> InStore:
+        """See Kept."""
+        return InStore(self.folder, self.address, self.connection)
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Disk:
-    """An empty repository."""
+    """An empty repository on a disk."""
     return Disk(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def seen_of_store(seaweed: SeaweedFS) -> tuple[Connection, Abilities]:
+    """The real store, opened and asked once what it does; that takes seconds."""
+    address = StoreAddress.parse(seaweed.url("models", "asked"))
+    connection = connect(address, deadlines=Deadlines())
+    return connection, ObjectRepository(address, connection=connection).abilities
+
+
+@pytest.fixture(params=["memory", "disk", "store"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
+    """An empty repository, of each kind."""
+    if request.param == "disk":
+        return Disk(tmp_path)
+    if request.param == "memory":
+        return InStore(tmp_path, StoreAddress.parse("s3://bucket/models"), Connection(MemoryStore(), None))
+    connection, abilities = request.getfixturevalue("seen_of_store")
+    url = request.getfixturevalue("seaweed").url("models", f"{uuid.uuid4().hex}/models")
+    made = InStore(tmp_path, StoreAddress.parse(url), connection)
+    made.remember(abilities)
+    return made
 
 
 def _told(call: Callable[[], object], kind: type[DeployError]) -> str:
@@ -131,273 +290,216 @@ def _told(call: Callable[[], object], kind: type[DeployError]) -> str:
 # --- storing a version
 
 
-def test_a_version_is_stored_with_its_manifest(disk: Disk) -> None:
+def test_a_version_is_stored_with_its_manifest(kept: Kept) -> None:
     """All files, folders included, and the manifest; whole by its own digests, and not yet serving."""
-    disk.put(3)
+    kept.put(3)
 
-    assert sorted(path for path in disk.tree() if disk.tree()[path] is not None) == [
+    assert sorted(path for path in kept.tree() if kept.tree()[path] is not None) == [
         "resnet/3/deployment.json",
         "resnet/3/labels.txt",
         "resnet/3/model.onnx/model.onnx",
     ]
-    assert disk.store.damage(MODEL, 3) == []
-    assert disk.store.versions(MODEL) == [3]
-    assert core.releases(disk.store, MODEL) == []
-    assert disk.leftovers() == []
+    assert kept.store.damage(MODEL, 3) == []
+    assert kept.store.versions(MODEL) == [3]
+    assert core.releases(kept.store, MODEL) == []
+    assert kept.leftovers() == []
 
 
-def test_a_version_appears_whole_or_not_at_all(disk: Disk) -> None:
-    """Whoever looks while versions are stored and replaced sees none, or one with its manifest and every file."""
-    seen: list[int] = []
-    torn: list[str] = []
-    over = threading.Event()
-    folder = disk.store.version_folder(MODEL, 1)
+def test_storing_the_same_version_again_changes_nothing(kept: Kept) -> None:
+    """The second call writes no file again."""
+    kept.deploy(1)
+    before = kept.stamps()
 
-    def look() -> None:
-        while not over.is_set():
-            try:
-                handle = os.open(folder, os.O_RDONLY)  # one folder, even when it is replaced meanwhile
-            except FileNotFoundError:
-                continue
-            names = sorted(os.listdir(handle))  # noqa: PTH208 - pathlib takes no handle
-            os.close(handle)
-            if names:  # an empty one is being deleted, out of sight
-                seen.append(1)
-                if names != ["deployment.json", "labels.txt", "model.onnx"] and folder.exists() and _same_folder(folder, names):
-                    torn.append(str(names))
+    kept.put(1)
 
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    for number in range(40):
-        disk.put(1, b"content %d" % number)
-    over.set()
-    watcher.join()
-
-    assert seen
-    assert torn == []
-
-
-def _same_folder(folder: Path, names: list[str]) -> bool:
-    try:
-        return sorted(path.name for path in folder.iterdir()) == names
-    except FileNotFoundError:
-        return False
-
-
-def test_storing_the_same_version_again_changes_nothing(disk: Disk) -> None:
-    """The second call leaves every inode as it was."""
-    disk.deploy(1)
-    before = {path: path.stat().st_ino for path in disk.store.root.rglob("*")}
-
-    disk.put(1)
-
-    assert {path: path.stat().st_ino for path in disk.store.root.rglob("*")} == before
+    assert kept.stamps() == before
 
 
 @pytest.mark.parametrize("half_done", ["no manifest", "other files", "damaged"])
-def test_what_a_dead_attempt_left_is_replaced(disk: Disk, half_done: str) -> None:
+def test_what_a_dead_attempt_left_is_replaced(kept: Kept, half_done: str) -> None:
     """A folder that no release names gives way: without a manifest, of another conversion, or damaged."""
-    disk.deploy(1)
-    disk.put(2, b"other" if half_done == "other files" else None)
+    kept.deploy(1)
+    kept.put(2, b"other" if half_done == "other files" else None)
     if half_done == "no manifest":
-        (disk.store.version_folder(MODEL, 2) / "deployment.json").unlink()
+        kept.delete("resnet/2/deployment.json")
     if half_done == "damaged":
-        (disk.store.version_folder(MODEL, 2) / "labels.txt").unlink()
+        kept.delete("resnet/2/labels.txt")
 
-    disk.put(2)
+    kept.put(2)
 
-    assert (disk.store.version_folder(MODEL, 2) / "model.onnx" / "model.onnx").read_bytes() == b"model 2"
-    assert disk.store.damage(MODEL, 2) == []
-    assert disk.leftovers() == []
+    assert kept.files()["resnet/2/model.onnx/model.onnx"] == b"model 2"
+    assert kept.store.damage(MODEL, 2) == []
+    assert kept.leftovers() == []
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["serves", "served"])
-def test_a_released_version_never_changes(disk: Disk, later: bool) -> None:  # noqa: FBT001
+def test_a_released_version_never_changes(kept: Kept, later: bool) -> None:  # noqa: FBT001
     """Other files for a version that serves, or did, are a conflict, and nothing changes."""
-    disk.deploy(1, *([2] if later else []))
-    before = disk.tree()
+    kept.deploy(1, *([2] if later else []))
+    before = kept.tree()
 
-    told = _told(lambda: disk.put(1, b"another conversion"), ConflictError)
+    told = _told(lambda: kept.put(1, b"another conversion"), ConflictError)
 
     assert "version 1 of `resnet`" in told
-    assert str(disk.store.version_folder(MODEL, 1)) in told
-    assert disk.tree() == before
-    assert disk.leftovers() == []
+    assert kept.where(1) in told
+    assert kept.tree() == before
+    assert kept.leftovers() == []
 
 
-def test_a_pruned_version_can_be_stored_again(disk: Disk) -> None:
+def test_a_pruned_version_can_be_stored_again(kept: Kept) -> None:
     """The journal remembers a version that is no longer there: it may come back, and serve."""
-    disk.deploy(1, 2, 3)
-    assert core.prune(disk.store, MODEL, keep=1) == [1]
+    kept.deploy(1, 2, 3)
+    assert core.prune(kept.store, MODEL, keep=1) == [1]
 
-    disk.deploy(1)
+    kept.deploy(1)
 
-    assert disk.store.damage(MODEL, 1) == []
-    assert core.releases(disk.store, MODEL)[-1].version == 1
+    assert kept.store.damage(MODEL, 1) == []
+    assert core.releases(kept.store, MODEL)[-1].version == 1
 
 
-def test_a_damaged_released_version_is_mended_by_the_same_files(disk: Disk) -> None:
+def test_a_damaged_released_version_is_mended_by_the_same_files(kept: Kept) -> None:
     """What a disk lost comes back with the very same files; the release stays as it was."""
-    disk.deploy(1)
-    before = disk.tree()
-    whole = disk.store.version_folder(MODEL, 1) / "labels.txt"
-    whole.unlink()
-    whole.write_text("lost")
+    kept.deploy(1)
+    before = kept.tree()
+    kept.write("resnet/1/labels.txt", "cut")
 
-    files = _files(disk.folder / "again", b"model 1")
-    core.store_version(disk.store, MODEL, 1, files, disk.store.manifest(MODEL, 1))  # type: ignore[arg-type]
+    kept.put(1)
 
-    assert disk.tree() == before
+    assert kept.tree() == before
 
 
-def test_only_one_of_two_who_store_the_same_version_replaces_it(disk: Disk) -> None:
+def test_only_one_of_two_who_store_the_same_version_replaces_it(kept: Kept) -> None:
     """While another one holds the model's lock, a version is not replaced under it: releases and files are read and changed together."""
-    disk.put(1)
-    files = _files(disk.folder / "other", b"other")
-    replacing = threading.Thread(target=core.store_version, args=(disk.store, MODEL, 1, files, _manifest(files, "other")), daemon=True)
-    with disk.store.locked(MODEL):
+    kept.put(1)
+    files = _files(kept.folder / "other", b"other")
+    manifest = _manifest(files, "other")
+    arguments = (kept.store, MODEL, 1, core.items_in(files, manifest.files), manifest)
+    replacing = threading.Thread(target=core.store_version, args=arguments, daemon=True)
+    with kept.store.locked(MODEL):
         replacing.start()
         replacing.join(0.3)
-        held = disk.store.manifest(MODEL, 1)
+        held = kept.store.manifest(MODEL, 1)
     replacing.join(10)
 
     assert held is not None
     assert held.servable_id == "servable-model 1"
-    assert disk.store.manifest(MODEL, 1).servable_id == "other"  # type: ignore[union-attr]
+    assert kept.store.manifest(MODEL, 1).servable_id == "other"  # type: ignore[union-attr]
 
 
 # --- the commit
 
 
-def test_a_commit_makes_one_version_serve(disk: Disk) -> None:
+def test_a_commit_makes_one_version_serve(kept: Kept) -> None:
     """config.pbtxt names exactly the released version, and starts with the banner that says whose it is."""
-    disk.put(7)
-    stored = disk.let_serve(7)
+    kept.put(7)
+    stored = kept.let_serve(7)
 
-    text = disk.config_path().read_text()
+    text = kept.config().decode()
     assert text == stored.text
-    assert disk.store.read_config(MODEL) == stored
+    assert kept.store.read_config(MODEL) == stored
     assert model_config.versions(model_config.parse(text)) == (7,)
     assert text.startswith("# Written by airflow-provider-triton. Change the spec and apply it")
-    assert disk.leftovers() == []
+    assert kept.leftovers() == []
 
 
 @pytest.mark.parametrize("stale", ["none", "older"])
-def test_a_stale_commit_is_a_conflict(disk: Disk, stale: str) -> None:
+def test_a_stale_commit_is_a_conflict(kept: Kept, stale: str) -> None:
     """Whoever expects another config.pbtxt than there is gets a ConflictError; the file stays byte for byte."""
-    disk.deploy(1)
-    expected = disk.store.read_config(MODEL) if stale == "older" else None
-    disk.deploy(2)
-    disk.put(3)
-    before = disk.config_path().read_bytes()
+    kept.deploy(1)
+    expected = kept.store.read_config(MODEL) if stale == "older" else None
+    kept.deploy(2)
+    kept.put(3)
+    before = kept.config()
 
-    told = _told(lambda: core.commit(disk.store, MODEL, _release(3), expected=expected), ConflictError)
+    told = _told(lambda: core.commit(kept.store, MODEL, _release(3), expected=expected), ConflictError)
 
-    assert str(disk.config_path()) in told
-    assert disk.config_path().read_bytes() == before
-    assert disk.leftovers() == []
+    assert kept.where() in told
+    assert kept.config() == before
+    assert kept.leftovers() == []
 
 
-def test_a_commit_over_a_model_that_went_away_is_a_conflict(disk: Disk) -> None:
+def test_a_commit_over_a_model_that_went_away_is_a_conflict(kept: Kept) -> None:
     """Expecting a config.pbtxt where there is none any more writes none."""
-    disk.deploy(1)
-    expected = disk.store.read_config(MODEL)
-    disk.config_path().unlink()
+    kept.deploy(1)
+    expected = kept.store.read_config(MODEL)
+    kept.delete("resnet/config.pbtxt")
 
-    _told(lambda: core.commit(disk.store, MODEL, _release(1), expected=expected), ConflictError)
+    _told(lambda: core.commit(kept.store, MODEL, _release(1), expected=expected), ConflictError)
 
-    assert not disk.config_path().exists()
+    assert kept.store.read_config(MODEL) is None
 
 
-def test_a_version_that_is_not_stored_cannot_be_committed(disk: Disk) -> None:
+def test_a_version_that_is_not_stored_cannot_be_committed(kept: Kept) -> None:
     """No release names files that are not there; nothing is written."""
-    disk.deploy(1)
-    before = disk.tree()
+    kept.deploy(1)
+    before = kept.tree()
 
-    told = _told(lambda: disk.let_serve(2), ConflictError)
+    told = _told(lambda: kept.let_serve(2), ConflictError)
 
-    assert str(disk.store.version_folder(MODEL, 2)) in told
-    assert disk.tree() == before
+    assert kept.where(2) in told
+    assert kept.tree() == before
 
 
-def test_a_version_that_was_replaced_cannot_be_committed(disk: Disk) -> None:
+def test_a_version_that_was_replaced_cannot_be_committed(kept: Kept) -> None:
     """A release is of the files that were validated: where someone else stored others meanwhile, nothing is written."""
-    disk.deploy(1)
-    disk.put(2)
-    disk.put(2, b"someone else's")
-    before = disk.tree()
+    kept.deploy(1)
+    kept.put(2)
+    kept.put(2, b"someone else's")
+    before = kept.tree()
 
-    told = _told(lambda: core.commit(disk.store, MODEL, _release(2), expected=disk.store.read_config(MODEL)), ConflictError)
+    told = _told(lambda: core.commit(kept.store, MODEL, _release(2), expected=kept.store.read_config(MODEL)), ConflictError)
 
     assert "replaced" in told
-    assert disk.tree() == before
+    assert kept.tree() == before
 
 
-PRELUDE = """
-import importlib.util, sys, time
-from pathlib import Path
-spec = importlib.util.spec_from_file_location("helpers", {here!r})
-helpers = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(helpers)
-disk = helpers.Disk(Path(sys.argv[1]))
-"""
+def _race(kept: Kept, numbers: range) -> list[str]:
+    """Each number is committed by a publisher of its own, at once, over the same config.pbtxt; what each was told."""
+    start = threading.Barrier(len(numbers))
+
+    def commit(number: int) -> str:
+        mine = kept.again().store
+        expected = mine.read_config(MODEL)
+        start.wait(30)
+        try:
+            core.commit(mine, MODEL, _release(number), expected=expected)
+        except ConflictError:
+            return "lost"
+        return "won"
+
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        return list(pool.map(commit, numbers))
 
 
-def _child(body: str, *args: str) -> subprocess.Popen[str]:
-    """A process that runs `body` with this file's helpers and `disk`, the repository below its first argument."""
-    code = PRELUDE.format(here=__file__) + textwrap.dedent(body)
-    return subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
-
-
-RACER = """
-expected = disk.store.read_config("resnet")
-print("ready", flush=True)
-sys.stdin.readline()
-try:
-    helpers.core.commit(disk.store, "resnet", helpers._release(int(sys.argv[2])), expected=expected)
-    print("won")
-except helpers.ConflictError:
-    print("lost")
-"""
-
-
-def test_one_of_eight_processes_wins_a_race(disk: Disk) -> None:
+def test_one_of_eight_wins_a_race(kept: Kept) -> None:
     """All commit over the same config.pbtxt: one wins, seven get a ConflictError, and the file is the winner's, whole."""
-    disk.deploy(1)
+    kept.deploy(1)
     numbers = range(11, 19)
     for number in numbers:
-        disk.put(number)
-    racers = [_child(RACER, str(disk.folder), str(number)) for number in numbers]
-    for racer in racers:
-        assert racer.stdout is not None
-        assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    results = [racer.communicate(timeout=60)[0].strip() for racer in racers]
+        kept.put(number)
+
+    results = _race(kept, numbers)
 
     assert sorted(results) == ["lost"] * 7 + ["won"]
-    winner = numbers[results.index("won")]
-    assert [release.version for release in core.releases(disk.store, MODEL)] == [1, winner]
-    assert disk.leftovers() == []
+    assert [release.version for release in core.releases(kept.store, MODEL)] == [1, numbers[results.index("won")]]
+    assert kept.leftovers() == []
 
 
-def test_two_threads_wait_for_each_other(disk: Disk) -> None:
+def test_two_threads_wait_for_each_other(kept: Kept) -> None:
     """The lock of one model has one holder at a time; the lock of another model is free meanwhile."""
     order: list[str] = []
     entered = threading.Event()
 
     def second() -> None:
         entered.set()
-        with disk.store.locked(MODEL):
+        with kept.store.locked(MODEL):
             order.append("second")
 
     waiting = threading.Thread(target=second)
-    with disk.store.locked(MODEL):
+    with kept.store.locked(MODEL):
         waiting.start()
         entered.wait(10)
-        with disk.store.locked("resnet50"):
+        with kept.store.locked("resnet50"):
             order.append("other model")
         waiting.join(0.2)
         order.append("first")
@@ -409,43 +511,43 @@ def test_two_threads_wait_for_each_other(disk: Disk) -> None:
 # --- going back
 
 
-def test_a_revert_restores_the_file_byte_for_byte(disk: Disk) -> None:
+def test_a_revert_restores_the_file_byte_for_byte(kept: Kept) -> None:
     """config.pbtxt after a revert is what it was before the commit."""
-    disk.deploy(1)
-    before = disk.store.read_config(MODEL)
-    disk.put(2)
-    committed = disk.let_serve(2, batch=16)
+    kept.deploy(1)
+    before = kept.store.read_config(MODEL)
+    kept.put(2)
+    committed = kept.let_serve(2, batch=16)
 
-    core.revert(disk.store, MODEL, committed=committed, before=before)
+    core.revert(kept.store, MODEL, committed=committed, before=before)
 
     assert before is not None
-    assert disk.config_path().read_bytes() == before.text.encode()
+    assert kept.config() == before.text.encode()
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first release", "second release"])
-def test_a_revert_leaves_a_later_release_alone(disk: Disk, first: bool) -> None:  # noqa: FBT001
+def test_a_revert_leaves_a_later_release_alone(kept: Kept, first: bool) -> None:  # noqa: FBT001
     """Someone else released after our commit: a ConflictError, and theirs serves on with its files."""
-    disk.deploy(*([] if first else [1]))
-    before = disk.store.read_config(MODEL)
-    disk.put(2)
-    committed = disk.let_serve(2)
-    disk.deploy(3)
-    theirs = disk.tree()
+    kept.deploy(*([] if first else [1]))
+    before = kept.store.read_config(MODEL)
+    kept.put(2)
+    committed = kept.let_serve(2)
+    kept.deploy(3)
+    theirs = kept.tree()
 
-    _told(lambda: core.revert(disk.store, MODEL, committed=committed, before=before), ConflictError)
+    _told(lambda: core.revert(kept.store, MODEL, committed=committed, before=before), ConflictError)
 
-    assert disk.tree() == theirs
+    assert kept.tree() == theirs
 
 
-def test_a_reverted_first_release_leaves_no_trace(disk: Disk) -> None:
+def test_a_reverted_first_release_leaves_no_trace(kept: Kept) -> None:
     """No config, no version, no folder of the model."""
-    disk.put(1)
-    committed = disk.let_serve(1)
+    kept.put(1)
+    committed = kept.let_serve(1)
 
-    core.revert(disk.store, MODEL, committed=committed, before=None)
+    core.revert(kept.store, MODEL, committed=committed, before=None)
 
-    assert disk.tree() == {}
-    assert disk.leftovers() == []
+    assert kept.tree() == {}
+    assert kept.leftovers() == []
 
 
 # --- pruning
@@ -472,44 +574,44 @@ def test_a_reverted_first_release_leaves_no_trace(disk: Disk) -> None:
         "distinct versions",
     ],
 )
-def test_prune_keeps_what_serves_and_the_last_that_did(disk: Disk, served: list[int], keep: int, left: list[int]) -> None:
+def test_prune_keeps_what_serves_and_the_last_that_did(kept: Kept, served: list[int], keep: int, left: list[int]) -> None:
     """Kept are the serving version and the `keep` before it, in the order in which they served and not of their numbers."""
     for version in served:
-        disk.put(version)
-        disk.let_serve(version)
+        kept.put(version)
+        kept.let_serve(version)
     gone = [version for version in sorted(set(served)) if version not in left]
 
-    assert core.prune(disk.store, MODEL, keep=keep) == gone
-    assert disk.store.versions(MODEL) == left
-    assert core.prune(disk.store, MODEL, keep=keep) == []
-    assert disk.leftovers() == []
+    assert core.prune(kept.store, MODEL, keep=keep) == gone
+    assert kept.store.versions(MODEL) == left
+    assert core.prune(kept.store, MODEL, keep=keep) == []
+    assert kept.leftovers() == []
 
 
-def test_prune_leaves_versions_alone_that_are_not_ours(disk: Disk) -> None:
+def test_prune_leaves_versions_alone_that_are_not_ours(kept: Kept) -> None:
     """A version without our manifest, and another model, stay as they are."""
-    disk.deploy(1, 2)
-    _files(disk.store.root / MODEL / "99", b"by hand")
-    _files(disk.store.root / "foreign" / "1", b"by hand")
-    others = {path: content for path, content in disk.tree().items() if path.startswith(("resnet/99", "foreign"))}
+    kept.deploy(1, 2)
+    kept.write("resnet/99/model.onnx", b"by hand")
+    kept.write("foreign/1/model.onnx", b"by hand")
 
-    assert core.prune(disk.store, MODEL, keep=0) == [1]
+    assert core.prune(kept.store, MODEL, keep=0) == [1]
 
-    assert {path: content for path, content in disk.tree().items() if path.startswith(("resnet/99", "foreign"))} == others
+    assert kept.files("resnet/99/") == {"resnet/99/model.onnx": b"by hand"}
+    assert kept.files("foreign/") == {"foreign/1/model.onnx": b"by hand"}
 
 
-def test_models_with_a_common_beginning_do_not_disturb_each_other(disk: Disk) -> None:
+def test_models_with_a_common_beginning_do_not_disturb_each_other(kept: Kept) -> None:
     """Pruning, reverting and removing `resnet` leaves `resnet50` byte for byte."""
-    disk.deploy(1, 2, model="resnet50")
-    other = {path: content for path, content in disk.tree().items() if path.startswith("resnet50")}
-    disk.deploy(1, 2)
+    kept.deploy(1, 2, model="resnet50")
+    other = kept.tree()
+    kept.deploy(1, 2)
 
-    core.prune(disk.store, MODEL, keep=0)
-    committed = disk.store.read_config(MODEL)
+    core.prune(kept.store, MODEL, keep=0)
+    committed = kept.store.read_config(MODEL)
     assert committed is not None
-    core.revert(disk.store, MODEL, committed=committed, before=None)
+    core.revert(kept.store, MODEL, committed=committed, before=None)
 
-    assert disk.tree() == other
-    assert disk.store.models() == ["resnet50"]
+    assert kept.tree() == other
+    assert kept.store.models() == ["resnet50"]
 
 
 # --- what is wrong with what is stored
@@ -518,28 +620,28 @@ def test_models_with_a_common_beginning_do_not_disturb_each_other(disk: Disk) ->
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(b"model"), "has 5 bytes instead of 7"),
-        (lambda path: path.write_bytes(b"madel 1"), "has another content than its manifest says"),
+        (None, "is missing"),
+        (b"model", "has 5 bytes instead of 7"),
+        (b"madel 1", "has another content than its manifest says"),
     ],
     ids=["missing", "truncated", "altered"],
 )
-def test_damage_names_the_file(disk: Disk, harm: Callable[[Path], object], told: str) -> None:
+def test_damage_names_the_file(kept: Kept, harm: bytes | None, told: str) -> None:
     """A missing, truncated or altered file of a version is named, with what is wrong."""
-    disk.put(1)
-    path = disk.store.version_folder(MODEL, 1) / "model.onnx" / "model.onnx"
-    content = path.read_bytes()
-    path.unlink()  # it shares its bytes with the converted files
-    path.write_bytes(content)
+    kept.put(1)
+    assert kept.store.damage(MODEL, 1) == []
 
-    assert disk.store.damage(MODEL, 1) == []
-    harm(path)
-    assert disk.store.damage(MODEL, 1) == [f"{path} {told}"]
+    if harm is None:
+        kept.delete("resnet/1/model.onnx/model.onnx")
+    else:
+        kept.write("resnet/1/model.onnx/model.onnx", harm)
+
+    assert kept.store.damage(MODEL, 1) == [f"{kept.where(1, 'model.onnx/model.onnx')} {told}"]
 
 
-def test_a_version_without_manifest_is_damaged(disk: Disk) -> None:
+def test_a_version_without_manifest_is_damaged(kept: Kept) -> None:
     """Nothing can be said of its files, so it is not whole."""
-    assert disk.store.damage(MODEL, 5) == [f"{disk.store.version_folder(MODEL, 5)} has no deployment.json"]
+    assert kept.store.damage(MODEL, 5) == [f"{kept.where(5)} has no deployment.json"]
 
 
 @pytest.mark.parametrize(
@@ -547,24 +649,23 @@ def test_a_version_without_manifest_is_damaged(disk: Disk) -> None:
     ["", "{", "[]", '{"layout": 1}', b"\xff\xfe".decode("latin-1")],
     ids=["empty", "no JSON", "no mapping", "incomplete", "something else"],
 )
-def test_a_damaged_manifest_is_an_error(disk: Disk, text: str) -> None:
+def test_a_damaged_manifest_is_an_error(kept: Kept, text: str) -> None:
     """It is never taken for a version that is not ours: RepositoryError that names the file."""
-    disk.put(1)
-    path = disk.store.version_folder(MODEL, 1) / "deployment.json"
-    path.write_text(text, encoding="latin-1")
+    kept.put(1)
+    kept.write("resnet/1/deployment.json", text.encode("latin-1"))
 
-    assert str(path) in _told(lambda: disk.store.manifest(MODEL, 1), RepositoryError)
+    assert kept.where(1, "deployment.json") in _told(lambda: kept.store.manifest(MODEL, 1), RepositoryError)
 
 
-def test_a_newer_manifest_is_refused(disk: Disk) -> None:
+def test_a_newer_manifest_is_refused(kept: Kept) -> None:
     """What a newer release wrote is not guessed at."""
-    disk.put(1)
-    path = disk.store.version_folder(MODEL, 1) / "deployment.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "layout": LAYOUT + 1}))
+    kept.put(1)
+    path = "resnet/1/deployment.json"
+    kept.write(path, json.dumps({**json.loads(kept.files()[path]), "layout": LAYOUT + 1}))
 
-    told = _told(lambda: disk.store.manifest(MODEL, 1), RepositoryError)
+    told = _told(lambda: kept.store.manifest(MODEL, 1), RepositoryError)
 
-    assert str(path) in told
+    assert kept.where(1, "deployment.json") in told
     assert "upgrade airflow-provider-triton" in told
 
 
@@ -577,7 +678,7 @@ def test_a_layout_that_is_not_known_is_refused(found: object) -> None:
 # --- the journal
 
 
-def test_the_journal_survives_its_way_through_the_file(disk: Disk) -> None:
+def test_the_journal_survives_its_way_through_the_file(kept: Kept) -> None:
     """Every release comes back as it was committed, those with another config, how and alias, too."""
     made = [
         Release(
@@ -593,23 +694,23 @@ def test_the_journal_survives_its_way_through_the_file(disk: Disk) -> None:
         Release(id="c", version=1, servable_id="servable-model 1", how="rollback", config=_config(4), alias="é\u2028 # \n"),
         Release(id="d", version=2, servable_id="servable-model 2", how="promote", config=_config(16)),
     ]
-    disk.put(1)
-    disk.put(2)
+    kept.put(1)
+    kept.put(2)
 
     for release in made:
-        core.commit(disk.store, MODEL, release, expected=disk.store.read_config(MODEL))
-        assert model_config.parse(disk.config_path().read_text()).max_batch_size == model_config.parse(release.config).max_batch_size
+        core.commit(kept.store, MODEL, release, expected=kept.store.read_config(MODEL))
+        assert model_config.parse(kept.config().decode()).max_batch_size == model_config.parse(release.config).max_batch_size
 
-    assert core.releases(disk.store, MODEL) == made
+    assert core.releases(kept.store, MODEL) == made
 
 
-def test_the_journal_forgets_the_oldest(disk: Disk) -> None:
+def test_the_journal_forgets_the_oldest(kept: Kept) -> None:
     """It keeps the last 20 releases, in their order."""
-    disk.put(1)
+    kept.put(1)
     for number in range(MOST_RELEASES + 3):
-        disk.let_serve(1, batch=number + 1)
+        kept.let_serve(1, batch=number + 1)
 
-    assert [release.id for release in core.releases(disk.store, MODEL)] == [f"id-1-{number + 1}" for number in range(3, MOST_RELEASES + 3)]
+    assert [release.id for release in core.releases(kept.store, MODEL)] == [f"id-1-{number + 1}" for number in range(3, MOST_RELEASES + 3)]
 
 
 def _journal(text: str, change: Callable[[dict[str, object]], object]) -> str:
@@ -651,57 +752,57 @@ def _journal(text: str, change: Callable[[dict[str, object]], object]) -> str:
         "no text",
     ],
 )
-def test_a_config_that_we_did_not_write_so_is_refused(disk: Disk, alter: Callable[[str], str], told: str) -> None:
+def test_a_config_that_we_did_not_write_so_is_refused(kept: Kept, alter: Callable[[str], str], told: str) -> None:
     """Edited by hand, damaged or newer: RepositoryError that names the file; a commit over it is refused, and it stays as it is."""
-    disk.deploy(1, 2)
-    text = alter(disk.config_path().read_text())
-    disk.config_path().write_text(text, encoding="latin-1")
-    before = disk.config_path().read_bytes()
+    kept.deploy(1, 2)
+    text = alter(kept.config().decode())
+    kept.write("resnet/config.pbtxt", text.encode("latin-1"))
+    before = kept.config()
 
-    for call in (lambda: core.releases(disk.store, MODEL), lambda: disk.let_serve(1), lambda: core.prune(disk.store, MODEL, keep=0)):
+    for call in (lambda: core.releases(kept.store, MODEL), lambda: kept.let_serve(1), lambda: core.prune(kept.store, MODEL, keep=0)):
         message = _told(call, RepositoryError)
         assert told in message
-        assert str(disk.config_path()) in message
-    assert disk.config_path().read_bytes() == before
-    assert disk.store.versions(MODEL) == [1, 2]
+        assert kept.where() in message
+    assert kept.config() == before
+    assert kept.store.versions(MODEL) == [1, 2]
 
 
 # --- models of other people
 
 
 @pytest.mark.parametrize("config", [True, False], ids=["config without journal", "versions without manifest"])
-def test_a_foreign_model_is_listed_and_left_alone(disk: Disk, config: bool) -> None:  # noqa: FBT001
+def test_a_foreign_model_is_listed_and_left_alone(kept: Kept, config: bool) -> None:  # noqa: FBT001
     """A model that we did not publish is listed with its versions; releases, storing, committing and pruning refuse it."""
-    _files(disk.store.root / MODEL / "4", b"by hand")
+    kept.write("resnet/4/model.onnx", b"by hand")
     if config:
-        disk.config_path().write_text('backend: "onnxruntime"\n')
-    before = disk.tree()
+        kept.write("resnet/config.pbtxt", 'backend: "onnxruntime"\n')
+    before = kept.tree()
 
     for call in (
-        lambda: core.releases(disk.store, MODEL),
-        lambda: disk.put(4),
-        lambda: disk.put(5),
-        lambda: core.prune(disk.store, MODEL, keep=0),
+        lambda: core.releases(kept.store, MODEL),
+        lambda: kept.put(4),
+        lambda: kept.put(5),
+        lambda: core.prune(kept.store, MODEL, keep=0),
     ):
         message = _told(call, RepositoryError)
         assert "was not published by airflow-provider-triton" in message
         assert MODEL in message
 
-    assert disk.store.models() == [MODEL]
-    assert disk.store.versions(MODEL) == [4]
-    assert disk.tree() == before
-    assert disk.leftovers() == []
+    assert kept.store.models() == [MODEL]
+    assert kept.store.versions(MODEL) == [4]
+    assert kept.tree() == before
+    assert kept.leftovers() == []
 
 
-def test_candidates_are_no_models(disk: Disk) -> None:
+def test_candidates_are_no_models(kept: Kept) -> None:
     """A candidate lies in the repository, and is not listed; neither are files and what is no version."""
-    disk.deploy(1)
-    (disk.store.root / core.candidate_name(MODEL, 2, "0123456789abcdef")).mkdir()
-    (disk.store.root / "notes.txt").write_text("")
-    (disk.store.root / MODEL / "labels").mkdir()
+    kept.deploy(1)
+    kept.write(f"{core.candidate_name(MODEL, 2, '0123456789abcdef')}/candidate.json", "{}")
+    kept.write("notes.txt", "")
+    kept.write("resnet/labels/1.txt", "")
 
-    assert disk.store.models() == [MODEL]
-    assert disk.store.versions(MODEL) == [1]
+    assert kept.store.models() == [MODEL]
+    assert kept.store.versions(MODEL) == [1]
 
 
 # --- names
@@ -716,7 +817,7 @@ def test_no_name_leaves_the_repository(name: str) -> None:
     """A name is refused, or it is one folder directly below the root, visible, and needs no quoting in a URL."""
     store = LocalRepository("/srv/models")
     try:
-        folder = store.model_folder(name)
+        folder = store.path(store.model_place(name))
     except RepositoryError:
         return
 
@@ -733,37 +834,175 @@ def test_ordinary_names_are_accepted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a..b", "a/b", "../a", "a b", "é", "a\n", "a\0"])
-def test_other_names_are_refused_by_every_verb(disk: Disk, name: str) -> None:
+def test_other_names_are_refused_by_every_verb(kept: Kept, name: str) -> None:
     """Before anything is written."""
     for call in (
         lambda: core.check_model_name(name),
-        lambda: disk.store.versions(name),
-        lambda: disk.store.read_config(name),
-        lambda: core.releases(disk.store, name),
-        lambda: disk.put(1, model=name),
-        lambda: core.prune(disk.store, name, keep=0),
+        lambda: kept.store.versions(name),
+        lambda: kept.store.read_config(name),
+        lambda: core.releases(kept.store, name),
+        lambda: kept.put(1, model=name),
+        lambda: core.prune(kept.store, name, keep=0),
         lambda: core.candidate_name(name, 1, "id"),
         lambda: core.mode_probe(name),
     ):
         _told(call, RepositoryError)
-    assert not disk.store.root.exists() or disk.tree() == {}
+    assert kept.tree() == {}
 
 
-# --- on the disk
+# --- fsck
 
 
-def test_files_are_linked_and_folders_are_made(tmp_path: Path) -> None:
-    """link_tree copies no byte: the files share their inodes, the folders (also empty ones) are new, `leave_out` stays behind."""
-    source = _files(tmp_path / "source", b"weights")
-    (source / "empty").mkdir()
-    (source / "deployment.json").write_text("{}")
+def _fsck(kept: Kept) -> dict[tuple[str, int | None], tuple[str, bool]]:
+    return {(each.model, each.version): (each.role, not each.problems) for each in core.fsck(kept.store)}
 
-    link_tree(source, tmp_path / "target", leave_out=frozenset({"deployment.json"}))
 
-    paths = sorted(path.relative_to(tmp_path / "target").as_posix() for path in (tmp_path / "target").rglob("*"))
-    assert paths == ["empty", "labels.txt", "model.onnx", "model.onnx/model.onnx"]
-    for name in ("labels.txt", "model.onnx/model.onnx"):
-        assert (tmp_path / "target" / name).stat().st_ino == (source / name).stat().st_ino
+def test_fsck_tells_damaged_from_whole_and_whom_it_hurts(kept: Kept) -> None:
+    """Each version has its role and its state; foreign models are named, not judged; nothing changes."""
+    kept.deploy(1, 2)
+    kept.put(3)
+    kept.deploy(1, model="other")
+    kept.write("theirs/1/model.onnx", b"theirs")
+    whole = {
+        ("other", 1): ("serves", True),
+        (MODEL, 1): ("kept", True),
+        (MODEL, 2): ("serves", True),
+        (MODEL, 3): ("unused", True),
+        ("theirs", None): ("foreign", True),
+    }
+    assert _fsck(kept) == whole
+
+    kept.delete("resnet/2/labels.txt")
+    kept.write("resnet/1/deployment.json", "{")
+    before = kept.tree()
+
+    assert _fsck(kept) == {**whole, (MODEL, 1): ("kept", False), (MODEL, 2): ("serves", False)}
+    assert kept.tree() == before
+
+
+def test_fsck_finds_a_served_version_that_is_gone(kept: Kept) -> None:
+    """A release whose version has no folder any more is a damage of what serves; a damaged journal is one of the model."""
+    kept.deploy(1)
+    kept.delete("resnet/1")
+    assert _fsck(kept) == {(MODEL, 1): ("serves", False)}
+
+    kept.deploy(1, model="other")
+    kept.write("other/config.pbtxt", kept.config("other").replace(b'"releases"', b'"released"'))
+    assert _fsck(kept)["other", None] == ("serves", False)
+
+
+# --- the verbs
+
+
+def _item(kept: Kept, path: str, content: bytes) -> Item:
+    source = kept.folder / "sources" / uuid.uuid4().hex
+    source.parent.mkdir(exist_ok=True)
+    source.write_bytes(content)
+    return Item(FileDigest(path=path, size=len(content), sha256=hashlib.sha256(content).hexdigest()), source)
+
+
+def test_put_leaves_what_is_there_unless_it_may_replace(kept: Kept) -> None:
+    """Without `replace` the second folder is refused and the first stays whole; with it, whatever else lay there is gone."""
+    place = kept.store.version_place(MODEL, 1)
+    assert kept.store.put(place, [_item(kept, "a", b"a"), _item(kept, "b/c", b"c")], first={"f": "f"}, last={"l": "l"})
+    first = {"resnet/1/a": b"a", "resnet/1/b/c": b"c", "resnet/1/f": b"f", "resnet/1/l": b"l"}
+    assert kept.files() == first
+
+    assert not kept.store.put(place, [_item(kept, "a", b"other")], last={"l": "other"})
+    assert kept.files() == first
+
+    assert kept.store.put(place, [_item(kept, "a", b"other")], last={"l": "new"}, replace=True)
+    assert kept.files() == {"resnet/1/a": b"other", "resnet/1/l": b"new"}
+    assert kept.leftovers() == []
+
+
+def test_what_is_stored_can_be_put_elsewhere_and_fetched(kept: Kept, tmp_path: Path) -> None:
+    """Its content, digest and names stay; a file of no bytes and names that URLs quote are nothing special."""
+    names = ["empty", "with space", "größe/%41 #+?.txt"]
+    items = [_item(kept, name, b"" if name == "empty" else name.encode()) for name in names]
+    waiting = kept.store.servable_place(MODEL, "abc")
+    assert kept.store.put(waiting, [item.named(item.file.sha256) for item in items], last={"servable.json": "{}"})
+    assert kept.store.servables(MODEL) == ["abc"]
+
+    place = kept.store.version_place(MODEL, 1)
+    kept.store.put(place, kept.store.items(waiting, [item.file for item in items], by_digest=True))
+
+    assert kept.files() == {f"resnet/1/{name}": b"" if name == "empty" else name.encode() for name in names}
+    assert [(file.path, file.size) for file in kept.store.files(place)] == sorted((item.file.path, item.file.size) for item in items)
+    for number, item in enumerate(items):
+        assert kept.store.sha256(place / item.file.path) == item.file.sha256
+        kept.store.fetch(kept.store.origin(place / item.file.path), tmp_path / str(number))
+        assert (tmp_path / str(number)).read_bytes() == (b"" if item.file.path == "empty" else item.file.path.encode())
+
+
+def test_a_removed_folder_is_gone_and_may_come_back(kept: Kept) -> None:
+    """It is not listed any more, what has a name that begins like its own stays, and removing nothing is fine."""
+    for version in (1, 10):
+        kept.put(version)
+    rest = kept.files("resnet/10/")
+
+    for _ in range(2):
+        kept.store.remove(kept.store.version_place(MODEL, 1))
+        assert kept.store.versions(MODEL) == [10]
+        assert kept.files() == rest
+
+    kept.put(1)
+    assert kept.store.versions(MODEL) == [1, 10]
+    assert kept.store.damage(MODEL, 1) == []
+    kept.store.remove(kept.store.model_place(MODEL))
+    assert kept.store.models() == []
+
+
+def test_a_config_is_swapped_only_for_the_one_that_was_seen(kept: Kept) -> None:
+    """Create, update and removal each need the etag of what is there; what does not fit changes nothing."""
+    first = kept.store.swap_config(MODEL, "one", expected=None)
+    assert kept.store.read_config(MODEL) == StoredConfig("one", str(first))
+    for text, expected in (("other", None), ("other", "stale"), (None, None), (None, "stale")):
+        _told(lambda text=text, expected=expected: kept.store.swap_config(MODEL, text, expected=expected), ConflictError)  # type: ignore[misc]
+    assert kept.config() == b"one"
+
+    second = kept.store.swap_config(MODEL, "zwei: ü", expected=first)
+    _told(lambda: kept.store.swap_config(MODEL, "three", expected=first), ConflictError)
+    assert kept.config() == "zwei: ü".encode()
+
+    assert kept.store.swap_config(MODEL, None, expected=second) is None
+    assert kept.store.read_config(MODEL) is None
+    assert kept.leftovers() == []
+
+
+def test_what_is_not_there_is_answered_and_no_error(kept: Kept, tmp_path: Path) -> None:
+    """Folders and files of nothing are none, a file that is not there reads as None; one that is no text is an error that names it."""
+    nowhere = kept.store.version_place("nobody", 7)
+    assert kept.store.folders(nowhere) == []
+    assert kept.store.files(nowhere) == []
+    assert kept.store.read(nowhere / "x") is None
+
+    kept.write("resnet/config.pbtxt", b"\xff\xfe")
+    assert kept.where() in _told(lambda: kept.store.read_config(MODEL), RepositoryError)
+
+
+def test_staging_is_empty_and_goes(kept: Kept) -> None:
+    """A folder on this machine, for the length of the block, even one that ends in an error."""
+    with pytest.raises(ZeroDivisionError), kept.store.new_staging() as folder:  # noqa: PT012
+        assert list(folder.iterdir()) == []
+        (folder / "x").write_text("x")
+        raise ZeroDivisionError
+    assert not folder.exists()
+    assert kept.leftovers() == []
+
+
+def test_reading_makes_nothing(kept: Kept) -> None:
+    """Looking at a repository that is not there leaves it not there."""
+    assert kept.store.models() == []
+    assert kept.store.versions(MODEL) == []
+    assert kept.store.read_config(MODEL) is None
+    assert kept.store.manifest(MODEL, 1) is None
+    assert core.releases(kept.store, MODEL) == []
+    assert kept.tree() == {}
+    assert list(kept.folder.iterdir()) == []
+
+
+# --- on a disk only
 
 
 @pytest.fixture
@@ -817,58 +1056,93 @@ def test_a_file_where_a_model_belongs_says_so(disk: Disk) -> None:
     assert (disk.store.root / MODEL).read_text() == "mine"
 
 
-def test_reading_makes_nothing(disk: Disk) -> None:
-    """Looking at a repository that is not there leaves it not there."""
-    assert disk.store.models() == []
-    assert disk.store.versions(MODEL) == []
-    assert disk.store.read_config(MODEL) is None
-    assert disk.store.manifest(MODEL, 1) is None
-    assert core.releases(disk.store, MODEL) == []
-    assert list(disk.folder.iterdir()) == []
+def test_a_version_appears_whole_or_not_at_all(disk: Disk) -> None:
+    """Whoever looks while versions are stored and replaced sees none, or one with its manifest and every file."""
+    seen: list[int] = []
+    torn: list[str] = []
+    over = threading.Event()
+    folder = disk.store.path(disk.store.version_place(MODEL, 1))
+
+    def look() -> None:
+        while not over.is_set():
+            try:
+                handle = os.open(folder, os.O_RDONLY)  # one folder, even when it is replaced meanwhile
+            except FileNotFoundError:
+                continue
+            names = sorted(os.listdir(handle))  # noqa: PTH208 - pathlib takes no handle
+            os.close(handle)
+            if names:  # an empty one is being deleted, out of sight
+                seen.append(1)
+                if names != ["deployment.json", "labels.txt", "model.onnx"] and folder.exists() and _same_folder(folder, names):
+                    torn.append(str(names))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for number in range(40):
+        disk.put(1, b"content %d" % number)
+    over.set()
+    watcher.join()
+
+    assert seen
+    assert torn == []
 
 
-# --- fsck
+def _same_folder(folder: Path, names: list[str]) -> bool:
+    try:
+        return sorted(path.name for path in folder.iterdir()) == names
+    except FileNotFoundError:
+        return False
 
 
-def _fsck(disk: Disk) -> dict[tuple[str, int | None], tuple[str, bool]]:
-    return {(each.model, each.version): (each.role, not each.problems) for each in core.fsck(disk.store)}
+PRELUDE = """
+import importlib.util, sys, time
+from pathlib import Path
+sys.path.insert(0, str(Path({here!r}).parent))
+spec = importlib.util.spec_from_file_location("helpers", {here!r})
+helpers = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(helpers)
+disk = helpers.Disk(Path(sys.argv[1]))
+"""
 
 
-def test_fsck_tells_damaged_from_whole_and_whom_it_hurts(disk: Disk) -> None:
-    """Each version has its role and its state; foreign models are named, not judged; nothing changes."""
-    disk.deploy(1, 2)
-    disk.put(3)
-    disk.deploy(1, model="other")
-    theirs = disk.store.root / "theirs" / "1"
-    theirs.mkdir(parents=True)
-    (theirs / "model.onnx").write_bytes(b"theirs")
-    whole = {
-        ("other", 1): ("serves", True),
-        (MODEL, 1): ("kept", True),
-        (MODEL, 2): ("serves", True),
-        (MODEL, 3): ("unused", True),
-        ("theirs", None): ("foreign", True),
-    }
-    assert _fsck(disk) == whole
-
-    (disk.store.version_folder(MODEL, 2) / "labels.txt").unlink()
-    (disk.store.version_folder(MODEL, 1) / "deployment.json").write_text("{")
-    before = disk.tree()
-
-    assert _fsck(disk) == {**whole, (MODEL, 1): ("kept", False), (MODEL, 2): ("serves", False)}
-    assert disk.tree() == before
+def _child(body: str, *args: str) -> subprocess.Popen[str]:
+    """A process that runs `body` with this file's helpers and `disk`, the repository below its first argument."""
+    code = PRELUDE.format(here=__file__) + textwrap.dedent(body)
+    return subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
 
 
-def test_fsck_finds_a_served_version_that_is_gone(disk: Disk) -> None:
-    """A release whose version has no folder any more is a damage of what serves; a damaged journal is one of the model."""
+RACER = """
+expected = disk.store.read_config("resnet")
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    helpers.core.commit(disk.store, "resnet", helpers._release(int(sys.argv[2])), expected=expected)
+    print("won")
+except helpers.ConflictError:
+    print("lost")
+"""
+
+
+def test_one_of_eight_processes_wins_a_race(disk: Disk) -> None:
+    """All commit over the same config.pbtxt: one wins, seven get a ConflictError, and the file is the winner's, whole."""
     disk.deploy(1)
-    shutil.rmtree(disk.store.version_folder(MODEL, 1))
-    assert _fsck(disk) == {(MODEL, 1): ("serves", False)}
+    numbers = range(11, 19)
+    for number in numbers:
+        disk.put(number)
+    racers = [_child(RACER, str(disk.folder), str(number)) for number in numbers]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    results = [racer.communicate(timeout=60)[0].strip() for racer in racers]
 
-    disk.deploy(1, model="other")
-    path = disk.config_path("other")
-    path.write_text(path.read_text().replace('"releases"', '"released"'))
-    assert _fsck(disk)["other", None] == ("serves", False)
+    assert sorted(results) == ["lost"] * 7 + ["won"]
+    winner = numbers[results.index("won")]
+    assert [release.version for release in core.releases(disk.store, MODEL)] == [1, winner]
+    assert disk.leftovers() == []
 
 
 # --- killed at any instruction

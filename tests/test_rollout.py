@@ -143,14 +143,14 @@ def _body(config: str) -> str:
 def test_rollback_and_forward_again(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
     """Back is the exact configuration and files that served; forward is the same; alias and tags follow."""
     run(mapping(1))
-    files = everything_below(repository.version_folder("blobs", 1), content=True)
+    files = everything_below(repository.path(repository.version_place("blobs", 1)), content=True)
     run(mapping(3))
 
     back = roll_back(mapping())
 
     assert (back.action, back.version, back.previous) == ("rolled back", 1, 3)
     assert seen(client) == {"blobs": (1,)}
-    assert everything_below(repository.version_folder("blobs", 1), content=True) == files
+    assert everything_below(repository.path(repository.version_place("blobs", 1)), content=True) == files
     registry = Registry(mapping()["tracking_uri"])
     assert registry.resolve("models:/blobs@champion").version == 1
     assert registry.tags("blobs", 3)["triton.blobs.state"] == "replaced"
@@ -175,7 +175,7 @@ def test_rollback_refuses_damaged_files(mapping: Make, repository: LocalReposito
     """A version whose file was altered does not serve again; nothing changes."""
     run(mapping(1))
     run(mapping(3))
-    model = repository.version_folder("blobs", 1) / "model.onnx"
+    model = repository.path(repository.version_place("blobs", 1)) / "model.onnx"
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 1
     model.unlink()
@@ -236,7 +236,7 @@ def test_parity_is_measured_on_the_server(mapping: Make, repository: LocalReposi
     with opened(spec, find_target(spec)) as rollout:
         source = rollout.resolve()
         converted = rollout.convert(source)
-        model = repository.servable_folder(converted.servable_id) / "files" / "model.onnx"
+        model = repository.path(repository.servable_place("blobs", converted.servable_id)) / converted.files[0].sha256
         model.unlink()
         onnx.save(classifier(CENTRES.T * np.float32(1.01)), model)
         candidate = rollout.stage(converted, rollout.configure(converted))
@@ -263,12 +263,12 @@ def test_first_of_two_that_promote_wins(mapping: Make, repository: LocalReposito
             staged.append((rollout, source, candidate, rollout.validate(candidate)))
         (_, source, candidate, report), (_, late_source, late_candidate, late_report) = staged
         one.promote(candidate, report)
-        won = everything_below(repository.model_folder("blobs"), content=True)
+        won = everything_below(repository.path(repository.model_place("blobs")), content=True)
 
         with pytest.raises(ConflictError, match="someone else released"):
             three.promote(late_candidate, late_report)
 
-        assert everything_below(repository.model_folder("blobs"), content=True) == won
+        assert everything_below(repository.path(repository.model_place("blobs")), content=True) == won
         one.clean_up(source)
         three.clean_up(late_source)
     assert seen(client) == {"blobs": (1,)}
@@ -285,7 +285,7 @@ def test_promotion_that_the_server_refuses_is_put_back(mapping: Make, repository
         converted = rollout.convert(source)
         candidate = rollout.stage(converted, rollout.configure(converted))
         report = rollout.validate(candidate)
-        model = repository.servable_folder(converted.servable_id) / "files" / "model.onnx"
+        model = repository.path(repository.servable_place("blobs", converted.servable_id)) / converted.files[0].sha256
         model.unlink()
         model.write_bytes(b"broken")
 

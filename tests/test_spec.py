@@ -81,7 +81,6 @@ def test_minimal_spec_has_the_documented_defaults() -> None:
         **MINIMAL,
         "convert": {"to": "onnx", "timeout_seconds": 600.0},
         "config": {},
-        "control_mode": "explicit",
         "validate": {"parity": {"rtol": 1e-4, "atol": 1e-5}, "label": "label", "batch_size": 32},
         "promote": {"keep": 2, "approval": False},
     }
@@ -255,14 +254,11 @@ def test_mistake_is_named(keys: dict[str, Any], message: str) -> None:
 
 
 NOT_YET_CASES: dict[str, dict[str, Any]] = {
-    "control_mode=poll": {"control_mode": "poll"},
-    "control_mode=none": {"control_mode": "none"},
     "convert.tensorrt": {"convert": {"to": "tensorrt", "tensorrt": {"profiles": {"X": {"min": [1], "opt": [1], "max": [2]}}}}},
     "convert.to=python": {"convert": {"to": "python"}},
     "convert.to=tensorrt": {"convert": {"to": "tensorrt"}},
     "convert.to=torchscript": {"convert": {"to": "torchscript"}},
     "promote.approval=true": {"promote": {"approval": True}},
-    "repository=*://*": {"repository": "s3://bucket/prefix"},
     "validate.data=*://*": {"validate": {"data": "s3://bucket/a.parquet"}},
     "validate.expectations": {"validate": {"expectations": "iris.yaml"}},
     "validate.latency": {"validate": {"latency": {"p99_ms": 20}}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ class TritonHook(BaseHook):
 
     The connection's host is a URL (`http://triton:8000`, `grpcs://triton:8001`), or a bare host name with its port and, in the
     extra, `protocol` (`http`, the default, or `grpc`) and `tls` (true or false). The password, if there is one, is sent as a bearer
-    token with every request. Other extras are not read.
+    token with every request. The extra `control_mode` (`explicit`, `poll` or `none`) says how the
+    server was started. Other extras are not read.
 
     :param triton_conn_id: the connection's id
     """
@@ -52,8 +54,11 @@ class TritonHook(BaseHook):
         host = (connection.host or "").strip()
         if not host:
             raise SpecError(f"the Airflow connection `{self.triton_conn_id}` has no host: give it one such as http://triton:8000")
+        extra = connection.extra_dejson
+        mode = extra.get("control_mode") or None
+        if mode not in (None, "explicit", "poll", "none"):
+            raise SpecError(f"the Airflow connection `{self.triton_conn_id}` has control_mode `{mode}`: valid are explicit, poll and none")
         if "://" not in host:
-            extra = connection.extra_dejson
             protocol, tls = extra.get("protocol") or "http", extra.get("tls") or False
             if protocol not in ("http", "grpc") or not isinstance(tls, bool):
                 raise SpecError(
@@ -62,7 +67,7 @@ class TritonHook(BaseHook):
                 )
             host = f"{protocol}{'s' if tls else ''}://{host}" + (f":{connection.port}" if connection.port else "")
         headers = {"authorization": f"Bearer {connection.password}"} if connection.password else {}
-        return ServerAddress.parse(host, headers=headers)
+        return replace(ServerAddress.parse(host, headers=headers), control_mode=mode)
 
     def get_conn(self) -> TritonClient:
         """A client of the server, to be closed by the caller."""

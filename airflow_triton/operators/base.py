@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from airflow_triton.errors import DeployError
-from airflow_triton.hooks import connection_lookup
+from airflow_triton.hooks import airflow_connections
 
 if TYPE_CHECKING:
     from airflow_triton.rollout import Rollout, Target
@@ -36,17 +36,13 @@ class TritonOperator(BaseOperator):
 
     def loaded_spec(self) -> Spec:
         """The spec, read and checked."""
-        from airflow_triton.spec import load_spec, spec_from_mapping
-
-        if isinstance(self.spec, Mapping):
-            return spec_from_mapping(self.spec, where=f"the spec of task `{self.task_id}`")
-        return load_spec(self.spec)
+        return spec_of(self.spec, self.task_id)
 
     def target(self, spec: Spec | None, **where: Any) -> Target:
         """The repository and the servers, connection ids looked up in Airflow."""
         from airflow_triton.rollout import find_target
 
-        return find_target(spec, lookup=connection_lookup(), **where)
+        return find_target(spec, connections=airflow_connections(), **where)
 
     @contextlib.contextmanager
     def rollout(self) -> Iterator[Rollout]:
@@ -57,6 +53,15 @@ class TritonOperator(BaseOperator):
             spec = self.loaded_spec()
             with opened(spec, self.target(spec), progress=self.log.info) as rollout:
                 yield rollout
+
+
+def spec_of(spec: str | Mapping[str, Any], task_id: str) -> Spec:
+    """The spec of a task, from a file or from a mapping, checked."""
+    from airflow_triton.spec import load_spec, spec_from_mapping
+
+    if isinstance(spec, Mapping):
+        return spec_from_mapping(spec, where=f"the spec of task `{task_id}`")
+    return load_spec(spec)
 
 
 @contextlib.contextmanager

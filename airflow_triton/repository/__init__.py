@@ -1,28 +1,46 @@
-"""The versioned model repository: layout, transaction, local disk."""
+"""The versioned model repository: layout, transaction, local disk, object stores."""
 
+from airflow_triton.repository.adoption import Adoption, ForeignModel, adopt, foreign
+from airflow_triton.repository.base import Repository
 from airflow_triton.repository.fsck import Finding, fsck
+from airflow_triton.repository.garbage import CandidateNote, ServableNote, stale_candidates, sweep
 from airflow_triton.repository.layout import candidate_name, check_model_name, mode_probe
-from airflow_triton.repository.local import LocalRepository, StoredConfig
-from airflow_triton.repository.manifest import FileDigest, Manifest, Probe, digest_files
+from airflow_triton.repository.local import LocalRepository
+from airflow_triton.repository.manifest import FileDigest, Manifest, Probe, digest_files, same_files
+from airflow_triton.repository.opening import open_repository
+from airflow_triton.repository.places import Item, StoredConfig, items_in
 from airflow_triton.repository.release import Release
 from airflow_triton.repository.transaction import commit, prune, releases, revert, store_version
 
 __all__ = [
+    "Adoption",
+    "CandidateNote",
     "FileDigest",
     "Finding",
+    "ForeignModel",
+    "Item",
     "LocalRepository",
     "Manifest",
     "Probe",
     "Release",
+    "Repository",
+    "ServableNote",
     "StoredConfig",
+    "adopt",
     "candidate_name",
     "check_model_name",
     "commit",
     "digest_files",
+    "foreign",
     "fsck",
+    "items_in",
     "mode_probe",
+    "open_repository",
     "prune",
     "releases",
     "revert",
+    "same_files",
+    "stale_candidates",
     "store_version",
+    "sweep",
 ]

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from airflow_triton.errors import RepositoryError
-from airflow_triton.repository.local import LocalRepository
+from airflow_triton.repository.base import Repository
+from airflow_triton.repository.layout import check_model_name
 from airflow_triton.repository.transaction import releases
 
 
@@ -27,13 +28,17 @@ class Finding(BaseModel):
     problems: tuple[str, ...] = ()
 
 
-def fsck(repository: LocalRepository, *, progress: Callable[[str], None] = lambda _: None) -> list[Finding]:
+def fsck(repository: Repository, *, progress: Callable[[str], None] = lambda _: None) -> list[Finding]:
     """Read every byte of every version of ours and compare it with its manifest; change nothing."""
     repository.check_exists()
     return [finding for model in repository.models() for finding in _model(repository, model, progress)]
 
 
-def _model(repository: LocalRepository, model: str, progress: Callable[[str], None]) -> list[Finding]:
+def _model(repository: Repository, model: str, progress: Callable[[str], None]) -> list[Finding]:
+    try:
+        check_model_name(model)
+    except RepositoryError:
+        return [Finding(model=model, version=None, role="foreign")]
     versions = repository.versions(model)
     try:
         found = releases(repository, model)
@@ -45,19 +50,22 @@ def _model(repository: LocalRepository, model: str, progress: Callable[[str], No
     findings = []
     for version in sorted({*versions, *([serving] if serving is not None else [])}):
         progress(f"fsck: `{model}` version {version}")
+        if version not in released and not _has_manifest(repository, model, version):
+            findings.append(Finding(model=model, version=version, role="foreign"))
+            continue
         role: Literal["serves", "kept", "unused"] = "serves" if version == serving else "kept" if version in released else "unused"
         findings.append(Finding(model=model, version=version, role=role, problems=_problems(repository, model, version)))
     return findings
 
 
-def _has_manifest(repository: LocalRepository, model: str, version: int) -> bool:
+def _has_manifest(repository: Repository, model: str, version: int) -> bool:
     try:
         return repository.manifest(model, version) is not None
     except RepositoryError:
         return True  # there is one, damaged
 
 
-def _problems(repository: LocalRepository, model: str, version: int) -> tuple[str, ...]:
+def _problems(repository: Repository, model: str, version: int) -> tuple[str, ...]:
     try:
         return tuple(repository.damage(model, version))
     except RepositoryError as error:  # its manifest is damaged

@@ -3,7 +3,7 @@
     <repository>/iris/config.pbtxt                  the commit record: which version serves, with the journal of releases
     <repository>/iris/7/model.onnx                  a version: complete before config.pbtxt names it, never changed after
     <repository>/iris/7/deployment.json             its manifest
-    <repository>/iris--candidate-8-1f0c.../...      a candidate, while it is validated
+    <repository>/iris--candidate-8-1f0c.../...      a candidate, while it is validated; its candidate.json says what it was staged on
     <beside it>/.<repository>.airflow-triton/       the work area: locks, staging, servables that were converted but not promoted
 
 The work area lies beside the repository and not in it: Triton takes every folder in a repository for a model, hidden ones too.
@@ -14,6 +14,7 @@ layouts stay, and a layout newer than this code is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from airflow_triton.errors import RepositoryError
 from airflow_triton.spec.values import CANDIDATE_MARK
@@ -21,6 +22,8 @@ from airflow_triton.spec.values import CANDIDATE_MARK
 LAYOUT = 1
 CONFIG_FILE = "config.pbtxt"
 MANIFEST_FILE = "deployment.json"
+CANDIDATE_FILE = "candidate.json"
+NOTE_FILE = "note.json"
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
@@ -42,6 +45,11 @@ def candidate_name(model: str, version: int, identity: str) -> str:
 def is_candidate(name: str) -> bool:
     """Whether this is the name of a candidate, and not of a model."""
     return CANDIDATE_MARK in name
+
+
+def candidates_of(model: str, names: Iterable[str]) -> list[str]:
+    """Those of `names` that are candidates of this model."""
+    return [name for name in names if name.startswith(f"{model}{CANDIDATE_MARK}")]
 
 
 def mode_probe(model: str) -> str:

@@ -1,7 +1,6 @@
 """A model repository in a folder.
 
-The verbs are those of an object store (put, swap under a condition, remove), made atomic by rename within one file system.
-Whatever is removed is first renamed away, so that a reader sees all of it or nothing.
+Folders appear and vanish by rename within one file system, so that a reader sees all of one or nothing.
 """
 
 from __future__ import annotations
@@ -9,38 +8,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from airflow_triton.errors import ConflictError, RepositoryError
-from airflow_triton.repository.layout import CONFIG_FILE, MANIFEST_FILE, check_model_name, is_candidate
-from airflow_triton.repository.manifest import Manifest, sha256
+from airflow_triton.errors import RepositoryError
+from airflow_triton.repository.base import Repository, decoded
+from airflow_triton.repository.layout import check_model_name
+from airflow_triton.repository.local_files import copy, link_or_copy, sync_folder, sync_tree, told, write_durably
+from airflow_triton.repository.manifest import sha256
+from airflow_triton.repository.places import Item, Origin, Place, StoredConfig, StoredFile, etag_of
 
 _LOCK_SECONDS = 30.0
 _HELD = ".lock"
 """What the file beside a staging folder ends with; its owner holds it locked."""
 
 
-@dataclass(frozen=True)
-class StoredConfig:
-    """The text of a config.pbtxt, and the tag that `swap_config` compares."""
-
-    text: str
-    etag: str
-
-
-def etag_of(stored: StoredConfig | None) -> str | None:
-    """The etag of a config.pbtxt; None where there is none."""
-    return stored.etag if stored else None
-
-
-class LocalRepository:
+class LocalRepository(Repository):
     """A folder that a Triton serves from; made on the first write.
 
     Raises RepositoryError where the folder cannot be used: not a folder, not writable, or a mount point of its own (the work
@@ -53,6 +40,14 @@ class LocalRepository:
 
     def __str__(self) -> str:
         return str(self.root)
+
+    def path(self, place: Place) -> Path:
+        """A place as a path."""
+        return (self.root if place.area == "models" else self.work) / place.path
+
+    def where(self, place: Place) -> str:
+        """See Repository."""
+        return str(self.path(place))
 
     def prepare(self) -> None:
         """Make the repository and its work area, or say why that cannot be."""
@@ -75,17 +70,57 @@ class LocalRepository:
                 f"there is no model repository {self.root}: make the folder that Triton serves from (--model-repository), or mount it here"
             )
 
-    def model_folder(self, model: str) -> Path:
-        """Where the model lies, or would lie."""
-        return self.root / check_model_name(model)
+    def make(self) -> None:
+        """See Repository."""
+        with told(f"{self.root} cannot be made"):
+            self.root.mkdir(parents=True, exist_ok=True)
 
-    def version_folder(self, model: str, version: int) -> Path:
-        """Where a version lies, or would lie."""
-        return self.model_folder(model) / str(int(version))
+    # --- reading
 
-    def servable_folder(self, servable_id: str) -> Path:
-        """Where the files of a converted model wait until they are promoted."""
-        return self.work / "servables" / check_model_name(servable_id)
+    def folders(self, place: Place) -> list[str]:
+        """See Repository."""
+        path = self.path(place)
+        try:
+            return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RepositoryError(f"{path} cannot be read: {error}") from None
+
+    def files(self, place: Place) -> list[StoredFile]:
+        """See Repository."""
+        folder = self.path(place)
+        with told(f"{folder} cannot be read"):
+            found = sorted(path for path in folder.rglob("*") if path.is_file())
+            return [StoredFile(path.relative_to(folder).as_posix(), path.stat().st_size) for path in found]
+
+    def read(self, place: Place) -> StoredConfig | None:
+        """See Repository."""
+        path = self.path(place)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RepositoryError(f"{path} cannot be read: {error}") from None
+        return StoredConfig(decoded(content, str(path)), _etag(content))
+
+    def sha256(self, place: Place) -> str:
+        """See Repository."""
+        with told(f"{self.path(place)} cannot be read"):
+            return sha256(self.path(place))
+
+    def origin(self, place: Place) -> Origin:
+        """See Repository."""
+        return self.path(place)
+
+    def fetch(self, origin: Origin, into: Path) -> None:
+        """See Repository. A hard link where that can be: stored files never change."""
+        source = _on_disk(origin)
+        with told(f"{source} cannot be copied to {into}"):
+            link_or_copy(source, into)
+
+    # --- writing
 
     def new_staging(self) -> contextlib.AbstractContextManager[Path]:
         """A new, empty folder on the repository's file system that no Triton sees; gone at the end of the `with` block.
@@ -97,15 +132,19 @@ class LocalRepository:
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
-        self._sweep()
         folder = self.work / "staging" / uuid.uuid4().hex
-        with FileLock(folder.with_suffix(_HELD)).acquire(timeout=_LOCK_SECONDS):  # before the folder appears, and until it is gone
-            try:
+        lock = FileLock(folder.with_suffix(_HELD))  # held from before the folder appears until it is gone
+        try:
+            with told(f"the work area {self.work} cannot be written"):
+                self._sweep()
+                lock.acquire(timeout=_LOCK_SECONDS)
                 folder.mkdir()
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if lock.is_locked:
                 folder.with_suffix(_HELD).unlink(missing_ok=True)
+            lock.release()
 
     def _sweep(self) -> None:
         """Remove the staging folders of processes that are dead.
@@ -120,106 +159,43 @@ class LocalRepository:
                 shutil.rmtree(staging / name, ignore_errors=True)
                 lock.unlink(missing_ok=True)
 
-    def models(self) -> list[str]:
-        """The names of all models, candidates left out."""
-        return sorted(name for name in _folders(self.root) if not is_candidate(name))
-
-    def versions(self, model: str) -> list[int]:
-        """The version numbers that have a folder, in rising order."""
-        return sorted(int(name) for name in _folders(self.model_folder(model)) if name.isdecimal())
-
-    def manifest(self, model: str, version: int) -> Manifest | None:
-        """The manifest of a stored version; None where the version, or its manifest, is not there."""
-        return Manifest.read(self.version_folder(model, version))
-
-    def damage(self, model: str, version: int) -> list[str]:
-        """What is wrong with a stored version, by its manifest's digests; empty where it is whole. Reads every byte."""
-        manifest = self.manifest(model, version)
-        if manifest is None:
-            return [f"{self.version_folder(model, version)} has no {MANIFEST_FILE}"]
-        problems = []
-        for file in manifest.files:
-            path = self.version_folder(model, version) / file.path
-            if not path.is_file():
-                problems.append(f"{path} is missing")
-            elif path.stat().st_size != file.size:
-                problems.append(f"{path} has {path.stat().st_size} bytes instead of {file.size}")
-            elif sha256(path) != file.sha256:
-                problems.append(f"{path} has another content than its manifest says")
-        return problems
-
-    def read_config(self, model: str) -> StoredConfig | None:
-        """The model's config.pbtxt; None where it has none."""
-        path = self.model_folder(model) / CONFIG_FILE
-        try:
-            content = path.read_bytes()
-            return StoredConfig(content.decode(), _etag(content))
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RepositoryError(f"{path} cannot be read: {error}") from None
-
-    def swap_config(self, model: str, text: str | None, *, expected: str | None, names: tuple[int, str] | None = None) -> str | None:
-        """Replace config.pbtxt in one atomic step, if it still has the etag `expected` (None: if there still is none).
-
-        `text` None removes it; `names` is the version that the text lets serve, and the id of its servable: it must be stored, and be
-        made of that. Answers the new etag. No reader ever sees half of it.
-
-        Raises:
-            ConflictError: config.pbtxt has changed, or the version is gone; nothing was written.
-
-        """
-        path = self.model_folder(model) / CONFIG_FILE
-        with self.locked(model):
-            if etag_of(self.read_config(model)) != expected:
-                raise ConflictError(f"someone else changed {path} meanwhile; theirs stays, nothing of this deployment was published")
-            if names is not None:
-                self._check_stored(model, *names)
-            if text is None:
-                path.unlink(missing_ok=True)
-                return None
-            with self.new_staging() as staged:
-                _write_durably(staged / CONFIG_FILE, text.encode())
-                path.parent.mkdir(exist_ok=True)
-                (staged / CONFIG_FILE).replace(path)
-            _sync_folder(path.parent)
-            return _etag(text.encode())
-
-    def _check_stored(self, model: str, version: int, servable_id: str) -> None:
-        manifest = self.manifest(model, version)
-        if manifest is None or manifest.servable_id != servable_id:
-            what = "removed" if manifest is None else "replaced"
-            raise ConflictError(f"someone else {what} {self.version_folder(model, version)} meanwhile; nothing was published")
-
-    @contextlib.contextmanager
-    def locked(self, model: str) -> Iterator[None]:
-        """Hold the model's lock among all processes on this file system; RepositoryError if it is not free within 30 s."""
-        self.prepare()
-        lock = FileLock(self.work / "locks" / f"{check_model_name(model)}.lock")
-        try:
-            with lock.acquire(timeout=_LOCK_SECONDS):
-                yield
-        except Timeout:
-            raise RepositoryError(f"{lock.lock_file} has been held for {_LOCK_SECONDS:g} s: another process is stuck") from None
-
-    def put_folder(self, staged: Path, target: Path) -> bool:
-        """Move a complete folder to `target` in one atomic step; false, and nothing happens, where a folder lies there already.
-
-        Every file is on the disk before the folder appears.
-        """
-        sync_tree(staged)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            staged.rename(target)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+    def put(
+        self,
+        place: Place,
+        items: Sequence[Item],
+        *,
+        first: Mapping[str, str] | None = None,
+        last: Mapping[str, str] | None = None,
+        replace: bool = False,
+    ) -> bool:
+        """See Repository. Every file is on the disk before the folder appears."""
+        target = self.path(place)
+        with self.new_staging() as staged, told(f"{target} cannot be put in place"):
+            for item in items:
+                self._put_item(item, staged / item.file.path)
+            for name, text in {**(first or {}), **(last or {})}.items():
+                (staged / name).write_text(text)
+            sync_tree(staged)
+            if replace:
+                self.remove(place)
+            if not _appear(staged, target):
                 return False
-            raise RepositoryError(f"{target} cannot be put in place: {error}") from None
-        _sync_folder(target.parent)
+            sync_folder(target.parent)
         return True
 
-    def remove_folder(self, folder: Path) -> None:
-        """Let a folder vanish in one atomic step, then delete it; nothing happens where there is none."""
+    def _put_item(self, item: Item, target: Path) -> None:
+        source = _on_disk(item.origin)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_relative_to(self.work) or source.is_relative_to(self.root):
+            return link_or_copy(source, target)  # it is ours, and never changes
+        written = copy(source, target)
+        if (written or sha256(target)) != item.file.sha256:
+            raise RepositoryError(f"{source} changed while it was being published; nothing was")
+        return None
+
+    def remove(self, place: Place) -> None:
+        """See Repository. It vanishes in one atomic step, and is deleted then."""
+        folder = self.path(place)
         with self.new_staging() as grave:
             try:
                 folder.rename(grave / folder.name)
@@ -227,72 +203,65 @@ class LocalRepository:
                 return
             except OSError as error:
                 raise RepositoryError(f"{folder} cannot be removed: {error}") from None
+            if "/" in place.path:
+                with contextlib.suppress(OSError):  # a model's folder goes with the last that was in it
+                    folder.parent.rmdir()
             shutil.rmtree(grave)
 
-    def remove_model_if_empty(self, model: str) -> None:
-        """Remove the model's folder where nothing is left in it."""
-        with contextlib.suppress(OSError):
-            self.model_folder(model).rmdir()
-
-
-def link_tree(source: Path, target: Path, *, leave_out: frozenset[str] = frozenset()) -> None:
-    """Copy a folder by hard links, so that no byte is copied; by copying where the file system has none.
-
-    `leave_out` names files in the top folder of `source` that stay behind.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.rglob("*")):
-        relative = path.relative_to(source)
-        if relative.as_posix() in leave_out:
-            continue
-        if path.is_dir():
-            (target / relative).mkdir(exist_ok=True)
-            continue
+    @contextlib.contextmanager
+    def locked(self, model: str) -> Iterator[None]:
+        """See Repository. The lock is the kernel's: it goes with the process that holds it."""
+        self.prepare()
+        lock = FileLock(self.work / "locks" / f"{check_model_name(model)}.lock")
         try:
-            os.link(path, target / relative)
-        except OSError:
-            shutil.copyfile(path, target / relative)
+            with told(f"{lock.lock_file} cannot be locked"):
+                lock.acquire(timeout=_LOCK_SECONDS)
+        except Timeout:
+            raise RepositoryError(f"{lock.lock_file} has been held for {_LOCK_SECONDS:g} s: another process is stuck") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _swap(self, place: Place, text: str | None, *, expected: str | None) -> str | None:
+        path = self.path(place)
+        if etag_of(self.read(place)) != expected:
+            raise self._overtaken(place)
+        with self.new_staging() as staged, told(f"{path} cannot be written"):
+            if text is None:
+                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.parent.rmdir()
+                return None
+            write_durably(staged / path.name, text.encode())
+            path.parent.mkdir(exist_ok=True)
+            (staged / path.name).replace(path)
+            sync_folder(path.parent)
+            return _etag(text.encode())
 
 
-def sync_tree(folder: Path) -> None:
-    """Bring everything below a folder to the disk."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir():
-            _sync_folder(path)
-        else:
-            _sync_file(path)
-    _sync_folder(folder)
+def _appear(staged: Path, target: Path) -> bool:
+    """Rename a folder into place; false where one lies there already."""
+    while True:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            staged.rename(target)
+        except FileNotFoundError:
+            if not staged.exists():
+                raise
+            continue  # someone removed the parent, as nothing was in it
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        return True
 
 
-def _folders(path: Path) -> list[str]:
-    """The names of the folders in a folder; none where it does not exist."""
-    try:
-        return [entry.name for entry in path.iterdir() if entry.is_dir()]
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise RepositoryError(f"{path} cannot be read: {error}") from None
+def _on_disk(origin: Origin) -> Path:
+    if not isinstance(origin, Path):
+        raise RepositoryError(f"{origin.key} lies in an object store, and this repository on a disk")
+    return origin
 
 
 def _etag(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from airflow_triton.errors import RepositoryError
 from airflow_triton.registry import ModelSource
 from airflow_triton.repository.layout import LAYOUT, MANIFEST_FILE, check_layout
+from airflow_triton.repository.places import StoredObject
 from airflow_triton.servable import Servable
 
 
@@ -43,36 +45,21 @@ class Manifest(BaseModel):
     """`deployment.json` in a version's folder, written with the version and never changed after.
 
     `servable_id` says what the files were made of (source, conversion and its tools): equal ids mean that nothing has to be
-    converted again. `config` is the config.pbtxt, without version policy, that the version was validated with.
+    converted again. `config` is the config.pbtxt, without version policy, that the version was validated with. Of a version
+    that was taken over, neither `source` nor `servable` is known; `mlflow_uri` is what NVIDIA's plugin noted.
     """
 
     model_config = ConfigDict(frozen=True)
 
     layout: int = LAYOUT
     servable_id: str
-    source: ModelSource
-    servable: Servable
+    source: ModelSource | None = None
+    servable: Servable | None = None
     files: tuple[FileDigest, ...]
     config: str
     probe: Probe | None = None
+    mlflow_uri: str | None = None
     created_at: str = Field(default_factory=now)
-
-    @classmethod
-    def read(cls, version_folder: Path) -> Manifest | None:
-        """The manifest of a version's folder; None where there is none (a version that is not ours).
-
-        Raises:
-            RepositoryError: there is one, but it is damaged or newer than this release.
-
-        """
-        path = version_folder / MANIFEST_FILE
-        try:
-            text = path.read_text()
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RepositoryError(f"{path} cannot be read: {error}") from None
-        return cls.parse(text, str(path))
 
     @classmethod
     def parse(cls, text: str, where: str) -> Manifest:
@@ -89,6 +76,17 @@ def digest_files(folder: Path) -> tuple[FileDigest, ...]:
     """Every file below `folder`, the manifest left out, in the order of their paths."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() != MANIFEST_FILE)
     return tuple(FileDigest(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256(path)) for path in paths)
+
+
+def same_files(folder: Path, objects: Mapping[str, StoredObject], files: Iterable[FileDigest]) -> dict[str, StoredObject]:
+    """Those of `objects`, of which `folder` is a copy, that have the content of one of `files`: by its SHA-256."""
+    wanted = {file.sha256: file.size for file in files}
+    same = {}
+    for name, stored in objects.items():
+        path = folder / name
+        if path.is_file() and path.stat().st_size in wanted.values() and (digest := sha256(path)) in wanted:
+            same[digest] = stored
+    return same
 
 
 def sha256(path: Path) -> str:

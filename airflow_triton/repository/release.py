@@ -20,6 +20,8 @@ from airflow_triton.repository.manifest import now
 
 _MARK = "# airflow-triton-journal: "
 _BANNER = "# Written by airflow-provider-triton. Change the spec and apply it; `airflow-triton rollback` goes back.\n"
+ADOPTED = "adopted-"
+"""How the servable ids of versions start that this package did not make, but took over."""
 MOST_RELEASES = 20
 """How many releases the journal remembers."""
 
@@ -28,7 +30,8 @@ class Release(BaseModel):
     """One decision: from `at` on, `version` served with `config` (config.pbtxt's text without version policy).
 
     `id` is the deployment's identity: stable over retries, new when the model, its conversion or its configuration changes.
-    `servable_id` is the manifest's of the version that served. `alias` is the alias in MLflow that follows what serves.
+    `servable_id` is the manifest's of the version that served. `alias` is the alias in MLflow that follows what serves. `original` is
+    the text of the config.pbtxt that was taken over, with its comments.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,10 +39,16 @@ class Release(BaseModel):
     id: str
     version: int
     servable_id: str
-    how: Literal["promote", "rollback"]
+    how: Literal["promote", "rollback", "adopt"]
     at: str = Field(default_factory=now)
     alias: str | None = None
     config: str
+    original: str | None = None
+
+    @property
+    def mlflow_version(self) -> int | None:
+        """Its version in MLflow; None for one that was taken over, whose number is Triton's alone."""
+        return None if self.servable_id.startswith(ADOPTED) else self.version
 
     def is_same_as(self, other: Release) -> bool:
         """Whether both serve the same files with the same configuration."""
@@ -52,11 +61,16 @@ def render(releases: Sequence[Release]) -> str:
     body = model_config.render(model_config.with_versions(model_config.parse(current.config), [current.version]))
     rows = []
     for release in releases[-MOST_RELEASES:]:
-        row = release.model_dump(mode="json")
+        row = release.model_dump(mode="json", exclude={"original"} if release.original is None else None)
         if release.config == current.config:
             row["config"] = None  # the same as the file's own
         rows.append(row)
     return f"{_BANNER}{body.rstrip()}\n{_MARK}{json.dumps({'layout': LAYOUT, 'releases': rows}, sort_keys=True)}\n"
+
+
+def has_journal(text: str) -> bool:
+    """Whether a config.pbtxt is ours, whatever state its journal is in."""
+    return any(line.startswith(_MARK) for line in text.splitlines())
 
 
 def parse(text: str, where: str) -> list[Release]:

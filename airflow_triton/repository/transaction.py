@@ -10,17 +10,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from airflow_triton.errors import ConflictError, RepositoryError
 from airflow_triton.repository import release as journal
-from airflow_triton.repository.layout import CONFIG_FILE, MANIFEST_FILE
-from airflow_triton.repository.local import LocalRepository, StoredConfig, etag_of, link_tree, sync_tree
+from airflow_triton.repository.base import Repository
+from airflow_triton.repository.layout import MANIFEST_FILE
 from airflow_triton.repository.manifest import Manifest
+from airflow_triton.repository.places import Item, StoredConfig, etag_of
 from airflow_triton.repository.release import Release
 
 
-def releases(repository: LocalRepository, model: str, stored: StoredConfig | None = None) -> list[Release]:
+def releases(repository: Repository, model: str, stored: StoredConfig | None = None) -> list[Release]:
     """The model's releases, the one that serves last; empty where the model is not stored.
 
     `stored` spares reading config.pbtxt again.
@@ -30,66 +30,79 @@ def releases(repository: LocalRepository, model: str, stored: StoredConfig | Non
 
     """
     stored = stored or repository.read_config(model)
-    where = repository.model_folder(model) / CONFIG_FILE
+    where = repository.where(repository.config_place(model))
     if stored is None:
         foreign = [version for version in repository.versions(model) if repository.manifest(model, version) is None]
         if foreign:
             raise RepositoryError(
                 f"`{model}` in {repository} was not published by airflow-provider-triton (versions {foreign} have no {MANIFEST_FILE}): "
-                "choose another name, or move it away first"
+                f"choose another name, move it away, or take it over: airflow-triton adopt {model}"
             )
         return []
-    found = journal.parse(stored.text, str(where))
+    found = journal.parse(stored.text, where)
     if not found:
         raise RepositoryError(
             f"`{model}` in {repository} was not published by airflow-provider-triton ({where} has no journal): "
-            "choose another name, or move it away first"
+            f"choose another name, move it away, or take it over: airflow-triton adopt {model}"
         )
     return found
 
 
-def store_version(repository: LocalRepository, model: str, version: int, files: Path, manifest: Manifest) -> None:
+def store_version(repository: Repository, model: str, version: int, items: Sequence[Item], manifest: Manifest) -> None:
     """Let the version's folder appear, complete with its manifest; do nothing where the very same version is stored.
 
-    `files` is a folder of complete files; they are linked, not moved. A folder that a dead attempt left (no release names it) is
-    replaced; so is one that was released and is damaged, by the files that its manifest names.
+    A folder that a dead attempt left (no release names it) is replaced; so is one that was released and has lost files, by the files
+    that its manifest names. "The same" is the manifest's word and the sizes of the files; `fsck` compares every byte.
 
     Raises:
         ConflictError: the version is stored with other files and has served. Stored versions never change.
 
     """
-    seen = repository.manifest(model, version)
-    if seen is not None and seen.servable_id == manifest.servable_id and not repository.damage(model, version):
+    if _is_stored(repository, model, version, manifest):
         return
-    _refuse_change(repository, model, version, manifest)
-    with repository.new_staging() as staged:
-        link_tree(files, staged, leave_out=frozenset({MANIFEST_FILE}))
-        (staged / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n")
-        sync_tree(staged)  # it may take long, and nobody has to wait for it
-        with repository.locked(model):
-            found = repository.manifest(model, version)
-            if found is not None and found != seen and found.servable_id == manifest.servable_id:
-                return  # someone else stored the very same meanwhile
-            _refuse_change(repository, model, version, manifest)
-            repository.remove_folder(repository.version_folder(model, version))
-            repository.put_folder(staged, repository.version_folder(model, version))
+    with repository.locked(model):
+        if _is_stored(repository, model, version, manifest):
+            return  # someone else stored the very same meanwhile
+        _refuse_change(repository, model, version, manifest)
+        note = {MANIFEST_FILE: manifest.model_dump_json(indent=1) + "\n"}
+        repository.put(repository.version_place(model, version), items, first=note, replace=True)
 
 
-def _refuse_change(repository: LocalRepository, model: str, version: int, manifest: Manifest) -> None:
+def _is_stored(repository: Repository, model: str, version: int, manifest: Manifest) -> bool:
+    stored = repository.manifest(model, version)
+    same = stored is not None and stored.servable_id == manifest.servable_id
+    return same and not repository.damage(model, version, thorough=False)
+
+
+def _refuse_change(repository: Repository, model: str, version: int, manifest: Manifest) -> None:
     """Raise ConflictError where the version has served and lies there with other files than those of `manifest`."""
-    released = any(release.version == version for release in releases(repository, model))
-    if not released or version not in repository.versions(model):
+    found = releases(repository, model)
+    if version not in repository.versions(model):
         return
     stored = repository.manifest(model, version)
+    if not any(release.version == version for release in found):
+        if any(release.mlflow_version is None for release in found):
+            _refuse_foreign(repository, model, version, stored)
+        return
     if stored is None or stored.files != manifest.files:
         raise ConflictError(
-            f"version {version} of `{model}` is stored in {repository.version_folder(model, version)} with other files (another "
-            "conversion of it was released), and stored versions never change: register the model as a new version, or go back to the "
-            "conversion options of before"
+            f"version {version} of `{model}` is stored in {repository.where(repository.version_place(model, version))} with other files "
+            "(another conversion of it was released), and stored versions never change: register the model as a new version, or go back "
+            "to the conversion options of before"
         )
 
 
-def commit(repository: LocalRepository, model: str, release: Release, *, expected: StoredConfig | None) -> StoredConfig:
+def _refuse_foreign(repository: Repository, model: str, version: int, stored: Manifest | None) -> None:
+    """Raise ConflictError where files lie in a version, of a model that was taken over, that are not ours: ours have a manifest."""
+    place = repository.version_place(model, version)
+    if stored is None and repository.files(place):
+        raise ConflictError(
+            f"{repository.where(place)} holds files that airflow-provider-triton did not put there (it has no {MANIFEST_FILE}): move them "
+            "away first, or register the model as a new version"
+        )
+
+
+def commit(repository: Repository, model: str, release: Release, *, expected: StoredConfig | None) -> StoredConfig:
     """Make `release` the one that serves, if config.pbtxt is still `expected` (None: if there still is none).
 
     Raises:
@@ -102,7 +115,7 @@ def commit(repository: LocalRepository, model: str, release: Release, *, expecte
     return StoredConfig(text, str(etag))
 
 
-def revert(repository: LocalRepository, model: str, *, committed: StoredConfig, before: StoredConfig | None) -> None:
+def revert(repository: Repository, model: str, *, committed: StoredConfig, before: StoredConfig | None) -> None:
     """Put config.pbtxt back to what it was `before` a commit.
 
     Raises:
@@ -120,7 +133,7 @@ def kept_versions(found: Sequence[Release], keep: int) -> list[int]:
     return newest_first[: keep + 1]
 
 
-def prune(repository: LocalRepository, model: str, *, keep: int) -> list[int]:
+def prune(repository: Repository, model: str, *, keep: int) -> list[int]:
     """Remove the versions of ours that neither serve nor are among the last `keep` that did; answer their numbers.
 
     A version without our manifest is never touched.
@@ -133,7 +146,5 @@ def prune(repository: LocalRepository, model: str, *, keep: int) -> list[int]:
             version for version in repository.versions(model) if version not in kept and repository.manifest(model, version) is not None
         ]
         for version in gone:
-            repository.remove_folder(repository.version_folder(model, version))
-        if stored is None:
-            repository.remove_model_if_empty(model)
+            repository.remove(repository.version_place(model, version))
     return gone

@@ -1,23 +1,25 @@
 """The pipeline: from a spec to a model that serves, and back.
 
 `pipeline` is the sequence itself; `records` what travels between its steps; `serving` the servers of one model taken together;
-`verdicts` what MLflow is told; `target` where it all goes; `rollback` and `status` what their names say.
+`verdicts` what MLflow is told; `target` where it all goes; `rollback`, `adoption` and `status` what their names say.
 """
 
+from airflow_triton.rollout.adoption import adopt
 from airflow_triton.rollout.pipeline import Rollout, deploy
 from airflow_triton.rollout.records import Candidate, Converted, Outcome
 from airflow_triton.rollout.rollback import rollback
 from airflow_triton.rollout.status import Status, status
-from airflow_triton.rollout.target import Lookup, Target, find_target, opened
+from airflow_triton.rollout.target import Connections, Target, find_target, opened
 
 __all__ = [
     "Candidate",
+    "Connections",
     "Converted",
-    "Lookup",
     "Outcome",
     "Rollout",
     "Status",
     "Target",
+    "adopt",
     "deploy",
     "find_target",
     "opened",

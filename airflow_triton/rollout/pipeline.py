@@ -25,13 +25,15 @@ from airflow_triton.errors import (
     ValidationDataError,
 )
 from airflow_triton.registry import ModelSource, Registry
-from airflow_triton.repository import LocalRepository, Manifest, Release
-from airflow_triton.repository.layout import MANIFEST_FILE
-from airflow_triton.repository.local import etag_of, link_tree
+from airflow_triton.repository import CandidateNote, Item, Manifest, Release, Repository, ServableNote
+from airflow_triton.repository.layout import CANDIDATE_FILE, CONFIG_FILE, NOTE_FILE
+from airflow_triton.repository.places import etag_of
 from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, servable_id
 from airflow_triton.rollout.serving import Servers, let_serve
+from airflow_triton.rollout.trial import TRIAL_SERVER, local_trial
 from airflow_triton.rollout.verdicts import Verdicts
 from airflow_triton.servable import SERVABLE_FILE, Servable
+from airflow_triton.server import TritonClient
 from airflow_triton.spec import Spec
 from airflow_triton.tensors import load_arrays, save_arrays
 from airflow_triton.validation import (
@@ -64,7 +66,7 @@ class Rollout:
         self,
         spec: Spec,
         *,
-        store: LocalRepository,
+        store: Repository,
         servers: Servers,
         registry: Registry,
         workspace: Path,
@@ -101,6 +103,8 @@ class Rollout:
                     f"{source} has no input example and the spec names no `validate.data`: there is nothing to validate it with, "
                     "and a gate that checks nothing stays closed"
                 )
+            if self.spec.validation.parity and not conversion.has_original(source.flavors):
+                raise ValidationDataError(f"{source}: {conversion.NO_ORIGINAL}")
         return source
 
     def convert(self, source: ModelSource) -> Converted:
@@ -108,33 +112,53 @@ class Rollout:
         with self._step("convert", f"{source} ({', '.join(source.flavors)}) to {self.spec.convert.to}"):
             identity = servable_id(self.spec, source)
             stored = self.store.manifest(self.spec.name, source.version)
-            if stored is not None and stored.servable_id == identity:
+            if stored is not None and stored.servable is not None and stored.servable_id == identity and not self._damage(source.version):
                 self.progress("convert: the stored version is made of the same model, nothing to convert")
                 return Converted(source=source, servable_id=identity, servable=stored.servable, files=stored.files)
-            folder = self.store.servable_folder(identity)
-            if not folder.exists():
-                self._convert_into(folder, source)
-            return Converted.model_validate_json((folder / SERVABLE_FILE).read_text()).model_copy(update={"source": source})
+            waiting = self.store.servable(self.spec.name, identity)
+            if waiting is None:
+                self._convert(source, identity)
+                waiting = self.store.servable(self.spec.name, identity)
+            if waiting is None:
+                raise ConflictError(
+                    f"the converted files of {source} were removed by another deployment of `{self.spec.name}`; run it again"
+                )
+            return Converted.model_validate_json(waiting).model_copy(update={"source": source})
 
-    def _convert_into(self, folder: Path, source: ModelSource) -> None:
-        with self.store.new_staging() as staged:
+    def _damage(self, version: int) -> list[str]:
+        return self.store.damage(self.spec.name, version, thorough=False)
+
+    def _convert(self, source: ModelSource, identity: str) -> None:
+        """Convert the model and leave the files in the repository's work area; the first of several that do so wins."""
+        with self.store.new_staging() as folder:
+            neighbours = self.store.lying_at(source.artifacts)  # before the download: what changes after it is not copied
             model = self.registry.download(source, self.workspace)
             try:
-                servable = conversion.convert(model, staged / "files", to=self.spec.convert.to, timeout=self.spec.convert.timeout_seconds)
+                servable = conversion.convert(model, folder / "files", to=self.spec.convert.to, timeout=self.spec.convert.timeout_seconds)
             except ConversionError as error:
                 raise ConversionError(str(error).replace(str(model), str(source))) from None
-            files = repository.digest_files(staged / "files")
-            converted = Converted(source=source, servable_id=folder.name, servable=servable, files=files)
-            (staged / SERVABLE_FILE).write_text(converted.model_dump_json(indent=1))
-            self.store.put_folder(staged, folder)
+            files = repository.digest_files(folder / "files")
+            converted = Converted(source=source, servable_id=identity, servable=servable, files=files)
+            known = repository.same_files(model, neighbours, files)
+            items = [Item(file, known.get(file.sha256, folder / "files" / file.path)).named(file.sha256) for file in files]
+            self.store.put(
+                self.store.servable_place(self.spec.name, identity),
+                items,
+                first={NOTE_FILE: ServableNote().model_dump_json()},
+                last={SERVABLE_FILE: converted.model_dump_json(indent=1)},
+            )
 
     def configure(self, converted: Converted) -> str:
         """The text of config.pbtxt, without a version policy: the model's own inputs and outputs, the spec's `config` over them."""
         with self._step("configure", "config.pbtxt"):
-            return model_config.render(model_config.build(converted.servable, name=self.spec.name, overrides=self.spec.config))
+            name, version = self.spec.name, converted.source.version
+            return model_config.render(model_config.build(converted.servable, name=name, version=version, overrides=self.spec.config))
 
     def stage(self, converted: Converted, config: str) -> Candidate:
-        """Publish the candidate under a name of its own and load it on every server."""
+        """Publish the candidate under a name of its own and load it on every server.
+
+        Nothing is published in NONE mode: a server that was restarted at that moment would load it for good.
+        """
         version = converted.source.version
         name = self._candidate_name(converted.source)
         live = self.store.read_config(self.spec.name)
@@ -142,9 +166,11 @@ class Rollout:
             id=deployment_id(self.spec, converted.source), name=name, converted=converted, config=config, before=etag_of(live)
         )
         with self._step("stage", f"`{name}` on {len(self.servers.clients)} server(s)"):
+            if not self.servers.control.takes_candidates:
+                return candidate
             self._put_candidate(candidate)
             try:
-                self.servers.serve(name, version, None)
+                self.servers.serve(name, version, None, config=config)
             except ServerError as error:
                 elsewhere = "failed to poll from model repository" in str(error)
                 hint = f"the candidate lies in {self.store}: that is not this server's repository; " if elsewhere else ""
@@ -152,29 +178,32 @@ class Rollout:
         return candidate
 
     def _put_candidate(self, candidate: Candidate) -> None:
-        target = self.store.model_folder(candidate.name)
-        if target.exists():
+        if self.store.read_config(candidate.name) is not None:
             return
         config = model_config.parse(candidate.config)
         config.name = candidate.name
         version = candidate.converted.source.version
-        with self.store.new_staging() as staged:
-            link_tree(self._files(candidate.converted), staged / str(version), leave_out=frozenset({MANIFEST_FILE}))
-            (staged / repository.layout.CONFIG_FILE).write_text(model_config.render(model_config.with_versions(config, [version])))
-            self.store.put_folder(staged, target)
+        self.store.put(
+            self.store.model_place(candidate.name),
+            [item.under(version) for item in self._items(candidate.converted)],
+            first={CANDIDATE_FILE: CandidateNote(before=candidate.before).model_dump_json()},
+            last={CONFIG_FILE: model_config.render(model_config.with_versions(config, [version]))},
+        )
 
-    def _files(self, converted: Converted) -> Path:
-        """The folder of the servable's files: where they were converted, or the stored version that is made of the same."""
-        folder = self.store.servable_folder(converted.servable_id)
-        if folder.exists():
-            return folder / "files"
+    def _items(self, converted: Converted) -> list[Item]:
+        """The servable's files, the one that Triton opens last: from the work area, or the stored version that is made of the same."""
+        files = sorted(converted.files, key=lambda file: file.path == converted.servable.entry)
+        if self.store.servable(self.spec.name, converted.servable_id) is not None:
+            return self.store.items(self.store.servable_place(self.spec.name, converted.servable_id), files, by_digest=True)
         version = converted.source.version
         if problems := self.store.damage(self.spec.name, version):
             raise RepositoryError(f"version {version} of `{self.spec.name}` is damaged: {'; '.join(problems)}")
-        return self.store.version_folder(self.spec.name, version)
+        return self.store.items(self.store.version_place(self.spec.name, version), files)
 
     def validate(self, candidate: Candidate) -> ValidationReport:
         """Ask the candidate on every server and hold its answers against the spec's checks. The verdict goes to MLflow as tags.
+
+        In NONE mode it is asked on a local Triton of this worker instead, and the report says so.
 
         Raises:
             ConflictError: the candidate went away because someone else promoted meanwhile.
@@ -202,17 +231,27 @@ class Rollout:
         sent = as_server_takes(config, data.inputs)
         checks: list[CheckResult] = []
         got: Mapping[str, np.ndarray] = {}
-        for client in self.servers.clients:
-            got = ask(client, candidate.name, sent, rows=min(config.max_batch_size, rules.batch_size))
-            answers = as_model_gives(config, servable, got)
-            server = str(client.address)
-            if rules.parity and expected is not None:
-                checks.append(parity_check(answers, expected, rtol=rules.parity.rtol, atol=rules.parity.atol, server=server))
-            for name, limit in metrics.items():
-                assert data.labels is not None
-                checks.append(metric_check(name, answers, data.labels, minimum=limit.min, maximum=limit.max, server=server))
+        with self._trial(candidate) as clients:
+            for server, client in clients.items():
+                got = ask(client, candidate.name, sent, rows=min(config.max_batch_size, rules.batch_size))
+                answers = as_model_gives(config, servable, got)
+                if rules.parity and expected is not None:
+                    checks.append(parity_check(answers, expected, rtol=rules.parity.rtol, atol=rules.parity.atol, server=server))
+                for name, limit in metrics.items():
+                    assert data.labels is not None
+                    checks.append(metric_check(name, answers, data.labels, minimum=limit.min, maximum=limit.max, server=server))
         probe = make_probe(sent, got, batching=config.max_batch_size > 0)
         return ValidationReport(candidate=candidate.name, data=data.origin, rows=data.rows, checks=tuple(checks), probe=probe)
+
+    @contextlib.contextmanager
+    def _trial(self, candidate: Candidate) -> Iterator[Mapping[str, TritonClient]]:
+        """The servers that have the candidate loaded, by the names that the report gives them."""
+        if self.servers.control.takes_candidates:
+            yield {str(client.address): client for client in self.servers.clients}
+            return
+        converted = candidate.converted
+        with local_trial(self.store, candidate.name, converted.source.version, self._items(converted), candidate.config) as client:
+            yield {TRIAL_SERVER: client}
 
     def _dataset(self, converted: Converted) -> tuple[Dataset, Path]:
         model = self.registry.download(converted.source, self.workspace)
@@ -262,7 +301,7 @@ class Rollout:
                 config=candidate.config,
                 probe=report.probe,
             )
-            repository.store_version(self.store, name, source.version, self._files(candidate.converted), manifest)
+            repository.store_version(self.store, name, source.version, self._items(candidate.converted), manifest)
             release = Release(
                 id=candidate.id,
                 version=source.version,
@@ -273,7 +312,9 @@ class Rollout:
             )
             let_serve(self.store, self.servers, name, release, before=before, probe=report.probe)
             previous = found[-1].version if found else None
-            warnings = self._warn(self.verdicts.serving(source.name, source.version, alias=self.spec.promote.alias, previous=previous))
+            replaced = found[-1].mlflow_version if found else None
+            warnings = self._warn(self.servers.control.warnings(source.version))
+            warnings += self._warn(self.verdicts.serving(source.name, source.version, alias=self.spec.promote.alias, previous=replaced))
         return Outcome(
             name=name, action="promoted", version=source.version, previous=previous, report=report, warnings=warnings, seconds=self.seconds
         )
@@ -282,15 +323,18 @@ class Rollout:
         """Bring servers that lack the released version to it: an earlier attempt was cut off, or a server came back empty."""
         name, version = self.spec.name, source.version
         lacking = Servers(self.servers.lacking(name, version))
+        config = found[-1].config
         # Where the version served before with another configuration, its number does not tell which of them a server has: each
         # loads it again, which does nothing where nothing has changed.
         again = any(release.version == version and not release.is_same_as(found[-1]) for release in found)
         if again or lacking.clients:
             manifest = self.store.manifest(name, version)
-            (self.servers if again else lacking).serve(name, version, manifest.probe if manifest else None)
+            (self.servers if again else lacking).serve(name, version, manifest.probe if manifest else None, config=config)
         previous = found[-2].version if len(found) > 1 else None
-        warnings = self._warn(self.verdicts.serving(source.name, source.version, alias=self.spec.promote.alias, previous=previous))
-        action: Literal["loaded", "unchanged"] = "loaded" if lacking.clients else "unchanged"
+        replaced = found[-2].mlflow_version if len(found) > 1 else None
+        to_do = self._warn(lacking.control.warnings(version)) if lacking.clients else ()
+        warnings = to_do + self._warn(self.verdicts.serving(source.name, source.version, alias=self.spec.promote.alias, previous=replaced))
+        action: Literal["loaded", "unchanged"] = "loaded" if lacking.clients and not to_do else "unchanged"
         return Outcome(name=name, action=action, version=version, previous=previous, warnings=warnings, seconds=self.seconds)
 
     def unchanged(self, source: ModelSource) -> Outcome | None:
@@ -314,10 +358,14 @@ class Rollout:
         """
         name = self._candidate_name(source)
         with self._step("clean up", f"`{name}`"):
-            problems = self.servers.follow(name, stored=False)
+            problems: list[str] = []
             try:
-                self.store.remove_folder(self.store.model_folder(name))
-                self.store.remove_folder(self.store.servable_folder(servable_id(self.spec, source)))
+                for candidate in {name, *repository.stale_candidates(self.store, self.spec.name)}:
+                    problems += self.servers.withdraw(candidate)
+                    self.store.remove(self.store.model_place(candidate))
+                    problems += self.servers.forget(candidate)
+                self.store.remove(self.store.servable_place(self.spec.name, servable_id(self.spec, source)))
+                repository.sweep(self.store, self.spec.name)
                 repository.prune(self.store, self.spec.name, keep=self.spec.promote.keep)
             except DeployError as error:
                 problems.append(str(error))

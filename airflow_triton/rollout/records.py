@@ -79,7 +79,7 @@ class Outcome(BaseModel):
         came_from = f" (before: {self.previous})" if self.previous not in (None, self.version) else ""
         told = {
             "promoted": f"version {self.version} was promoted{came_from}",
-            "unchanged": f"version {self.version} already serves; nothing to do",
+            "unchanged": f"version {self.version} is released already; nothing to do",
             "loaded": f"version {self.version} was stored, but not served everywhere; it is loaded again",
             "rolled back": f"version {self.version} serves again{came_from}",
         }[self.action]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from airflow_triton import repository
 from airflow_triton.errors import RepositoryError
 from airflow_triton.registry import Registry
-from airflow_triton.repository import LocalRepository, Manifest, Release
+from airflow_triton.repository import Manifest, Release, Repository
 from airflow_triton.repository.manifest import now
 from airflow_triton.rollout.records import Outcome
 from airflow_triton.rollout.serving import Servers, let_serve
@@ -17,7 +17,7 @@ from airflow_triton.rollout.verdicts import Verdicts
 def rollback(
     model: str,
     *,
-    store: LocalRepository,
+    store: Repository,
     servers: Servers,
     registry: Registry,
     to: int | None = None,
@@ -47,13 +47,18 @@ def rollback(
     current = found[-1]
     release = target.model_copy(update={"how": "rollback", "at": now()})
     let_serve(store, servers, model, release, before=before, probe=manifest.probe)
-    warnings = Verdicts(registry, model).serving(manifest.source.name, target.version, alias=target.alias, previous=current.version)
+    if manifest.source is None:
+        warnings = [f"version {target.version} was taken over, not deployed from MLflow: the alias and the tags there stay as they are"]
+    else:
+        verdicts = Verdicts(registry, model)
+        warnings = verdicts.serving(manifest.source.name, target.version, alias=target.alias, previous=current.mlflow_version)
+    warnings = [*servers.control.warnings(target.version), *warnings]
     for warning in warnings:
         progress(f"warning: {warning}")
     return Outcome(name=model, action="rolled back", version=target.version, previous=current.version, warnings=tuple(warnings))
 
 
-def _target(model: str, found: Sequence[Release], to: int | None, store: LocalRepository) -> tuple[Release, Manifest]:
+def _target(model: str, found: Sequence[Release], to: int | None, store: Repository) -> tuple[Release, Manifest]:
     """The release to go back to, and the manifest of its files, which must still be stored."""
     if not found:
         raise RepositoryError(f"`{model}` has no releases: there is nothing to go back to")

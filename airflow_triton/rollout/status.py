@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from pydantic import BaseModel, ConfigDict
 
 from airflow_triton import repository
 from airflow_triton.errors import DeployError
 from airflow_triton.registry import Registry
-from airflow_triton.repository import Release
+from airflow_triton.repository import ForeignModel, Release
 from airflow_triton.rollout.serving import Servers
 from airflow_triton.rollout.target import Target
 from airflow_triton.rollout.verdicts import Verdicts
@@ -43,26 +45,36 @@ class Status(BaseModel):
 def status(name: str, target: Target, *, spec: Spec | None = None) -> Status:
     """Look everywhere and touch nothing. What does not answer is told in `problems`; it never raises for it.
 
+    A model that others put there is told as its own version policy has it; `stored` is the highest version that serves by it.
+
     The registered model is the spec's or, without a spec, the one that the stored version was made of.
     """
     problems: list[str] = []
     registry = Registry(spec.tracking_uri if spec else None)
-    releases, versions = _stored(name, target, problems)
-    current = releases[-1].version if releases else None
+    others = _foreign(name, target)
+    serving: tuple[int, ...]
+    if others is None:
+        releases, versions = _stored(name, target, problems)
+        serving = (releases[-1].version,) if releases else ()
+    else:
+        problems += others.problems
+        versions, serving = others.versions, others.serving
+    current = serving[-1] if serving else None
     with Servers.connected(target.addresses) as servers:
         served = tuple(_served(name, servers))
     problems += [row.problem for row in served if row.problem]
     problems += [
-        f"{row.server} serves {list(row.ready) or 'nothing'}, stored is {current}"
+        f"{row.server} serves {list(row.ready) or 'nothing'}, stored is {' and '.join(map(str, serving))}"
         for row in served
-        if row.ready is not None and current is not None and row.ready != (current,)
+        if row.ready is not None and current is not None and row.ready != serving
     ]
     registered = verdict = verdict_version = None
-    uri = spec.model if spec else None
+    uri = asked = spec.model if spec else None
     try:
-        uri = uri or _source(name, target, current)
-        if uri:
-            source = registry.resolve(uri)
+        if uri is None:
+            uri, asked = _source(name, target, current, others)
+        if asked:
+            source = registry.resolve(asked)
             registered = source.version
             if last := Verdicts(registry, name).last(source.name):
                 verdict, verdict_version = last.why or last.verdict, last.version
@@ -99,6 +111,17 @@ def _served(name: str, servers: Servers) -> list[ServerStatus]:
     return rows
 
 
-def _source(name: str, target: Target, current: int | None) -> str | None:
-    manifest = target.store.manifest(name, current) if current is not None else None
-    return manifest.source.uri if manifest else None
+def _foreign(name: str, target: Target) -> ForeignModel | None:
+    """The model as others left it; None where it is ours, where it is not there, and where the repository does not answer."""
+    with contextlib.suppress(DeployError):
+        return repository.foreign(target.store, name)
+    return None
+
+
+def _source(name: str, target: Target, current: int | None, others: ForeignModel | None) -> tuple[str | None, str | None]:
+    """What the stored version was made of; and the same once more where the registry can be asked about it."""
+    manifest = target.store.manifest(name, current) if current is not None and others is None else None
+    if manifest is not None and manifest.source is not None:
+        return manifest.source.uri, manifest.source.uri
+    noted = others.mlflow_uri if others else manifest.mlflow_uri if manifest else None
+    return noted, noted if noted and noted.startswith(("models:/", "runs:/")) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from airflow_triton.errors import SpecError
@@ -20,6 +21,7 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 class ServerAddress:
     """One Triton server. `headers` (tokens) are sent with every request and are never shown, not even by `repr`.
 
+    `control_mode` is the model control mode that the server was declared to run in; None: nothing was declared.
     Raises SpecError for a header that no request can carry; the client libraries would show its value.
     """
 
@@ -28,6 +30,7 @@ class ServerAddress:
     port: int
     tls: bool = False
     headers: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+    control_mode: Literal["explicit", "poll", "none"] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in self.headers.items():

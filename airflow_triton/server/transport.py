@@ -111,7 +111,7 @@ def translated(address: ServerAddress, doing: str, call: Callable[[], T]) -> T:
         if _MODE_REFUSAL in reason:
             raise ControlModeError(
                 f"{address} refuses to {doing}: it runs in POLL or NONE mode, where Triton takes no load requests; "
-                f"start it with --model-control-mode=explicit (Triton said: {reason})"
+                f"start it with --model-control-mode=explicit, or declare `control_mode: poll` or `none` (Triton said: {reason})"
             ) from None
         answered = any(known in reason for known in _UNAVAILABLE_REASONS)
         if status == "StatusCode.DEADLINE_EXCEEDED" or (status == "StatusCode.UNAVAILABLE" and not answered):

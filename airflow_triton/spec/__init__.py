@@ -40,14 +40,11 @@ __all__ = [
 ]
 
 NOT_YET = {
-    "control_mode=poll": "run Triton with --model-control-mode=explicit and leave this key out",
-    "control_mode=none": "run Triton with --model-control-mode=explicit and leave this key out",
     "convert.tensorrt": "leave it out and use `to: onnx`",
     "convert.to=python": "use `to: onnx`, or log an ONNX model and use `to: as-is`",
     "convert.to=tensorrt": "use `to: onnx`",
     "convert.to=torchscript": "export the model to ONNX, log that and use `to: onnx`",
     "promote.approval=true": "leave `schedule` out and start the deployment by hand",
-    "repository=*://*": "use a folder that the servers see too",
     "validate.data=*://*": "use a file that the worker can read",
     "validate.expectations": "put limits on `validate.metrics`",
     "validate.latency": "measure with Triton's perf_analyzer",

@@ -209,7 +209,9 @@ class Spec(_Section):
     servers: Annotated[tuple[Server, ...] | None, BeforeValidator(_one_or_many, json_schema_input_type=tuple[str, ...] | str | None)] = (
         Field(default=None, description="Airflow connection ids or URLs, all of one fleet; else TRITON_URL in the environment")
     )
-    control_mode: Literal["explicit", "poll", "none"] = Field(default="explicit", description="Triton's --model-control-mode")
+    control_mode: Literal["explicit", "poll", "none"] | None = Field(
+        default=None, description="Triton's --model-control-mode; else what the Airflow connection says, else explicit"
+    )
     validation: Validation = Field(default=Validation(), alias="validate", description="what the candidate must pass before it may serve")
     promote: Promote = Field(default=Promote(), description="what happens once the candidate has passed")
     schedule: str | None = Field(

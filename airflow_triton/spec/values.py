@@ -17,6 +17,8 @@ MODEL_FORMS = "models:/NAME/VERSION, models:/NAME@ALIAS, models:/NAME/latest, ru
 NAME_PATTERN = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
 MODEL_PATTERN = r"models:/[^/@:]+(@[A-Za-z0-9_-]+|/([1-9][0-9]*|latest))|runs:/[A-Za-z0-9_-]+/.+"
 _LOGGED_MODEL = re.compile(r"models:/m-[0-9A-Za-z]+")
+_CONNECTION = re.compile(r"^s3://[A-Za-z0-9_.-]+@")
+"""The id of an Airflow connection in the address of a bucket, as in Airflow's own ObjectStoragePath."""
 _STAGE = re.compile(r"models:/[^/@:]+/(Production|Staging|Archived|None)", re.IGNORECASE)
 
 _PORTS = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001}
@@ -107,8 +109,10 @@ def checked_location(value: str, folder: str | None) -> str:
     if "://" not in value:
         return absolute(value, folder)
     if not value.startswith(_STORES):
-        raise ValueError(f"got {shown(value)}; valid: a path, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, as://ACCOUNT/CONTAINER/PREFIX")
-    _split(value)
+        raise ValueError(
+            f"got {shown(value)}; valid: a path, s3://BUCKET/PREFIX, s3://CONNECTION@BUCKET/PREFIX, gs://BUCKET/PREFIX, as://ACCOUNT/CONTAINER/PREFIX"
+        )
+    _split(_CONNECTION.sub("s3://", value))
     if value in _STORES or not value.isprintable() or " " in value or "?" in value or "#" in value:
         raise ValueError(f"got {shown(value)}; an object store's URL names a bucket, and has no query in it")
     return value.rstrip("/")

@@ -292,7 +292,7 @@ class Campaign:
         return self._loaded_by(self.client)
 
     def _loaded_by(self, client: TritonClient) -> Served | None:
-        if self.store.model_folder(MODEL).exists():
+        if self.store.path(self.store.model_place(MODEL)).exists():
             try:
                 client.load(MODEL)
             except ServerError as error:

@@ -1,0 +1,1 @@
+"""Airflow's sensors: what to wait for."""
