@@ -16,7 +16,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from airflow_triton.console import Progress, say, show, status_table
+from airflow_triton.console import Progress, fsck_table, leftover_line, say, show, status_table
 from airflow_triton.errors import DeployError, RejectedError, SpecError
 from airflow_triton.hooks import airflow_connections
 from airflow_triton.spec import Spec, json_schema, load_spec, load_specs
@@ -126,7 +126,7 @@ def status(specs: Sequence[str], repository: str | None, servers: Sequence[str],
 
     Without a SPEC, the models of the repository that --repository or TRITON_MODEL_REPO names.
     """
-    from airflow_triton.rollout import find_target
+    from airflow_triton.rollout import find_target, status_of_all
     from airflow_triton.rollout import status as look
 
     if specs:
@@ -135,8 +135,7 @@ def status(specs: Sequence[str], repository: str | None, servers: Sequence[str],
             for spec in load_specs(specs)
         ]
     else:
-        target = find_target(repository=repository, servers=servers, connections=airflow_connections())
-        rows = [look(name, target) for name in target.store.models()]
+        rows = status_of_all(find_target(repository=repository, servers=servers, connections=airflow_connections()))
     show([row.model_dump(mode="json") for row in rows], lambda: status_table(rows), as_json=as_json)
     for row in rows:
         for problem in row.problems:
@@ -244,27 +243,26 @@ def adopt(model: str, repository: str | None, servers: Sequence[str], as_json: b
 def fsck(repository: str | None, as_json: bool) -> None:  # noqa: FBT001 click
     """Compare every stored version with the digests of its manifest, and say which live model a damage would hurt.
 
-    Reads every byte and changes nothing. Models that were not published by this package are named, not judged.
+    Reads every byte and changes nothing. Models that were not published by this package are named, not judged. What unfinished or
+    dead attempts left has a line of its own that says what removes it; it is no damage.
     """
     from airflow_triton.repository import fsck as check
     from airflow_triton.rollout.target import find_repository
 
     findings = check(find_repository(repository=repository, connections=airflow_connections()), progress=Progress())
-
-    def table() -> Table:
-        shown = Table("name", "version", "role", "state")
+    show([each.model_dump(mode="json") for each in findings], lambda: fsck_table(findings), as_json=as_json)
+    if not as_json:
         for each in findings:
-            state = "; ".join(each.problems) if each.problems else "not ours" if each.role == "foreign" else "whole"
-            shown.add_row(each.model, str(each.version or ""), each.role, state)
-        return shown
-
-    show([each.model_dump(mode="json") for each in findings], table, as_json=as_json)
+            if each.removed_by:
+                click.echo(leftover_line(each))
     damaged = [each for each in findings if each.problems]
     for each in damaged:
-        hurt = {"serves": "it serves: the next load of it fails or answers wrongly", "kept": "it cannot be rolled back to"}.get(
-            each.role, ""
-        )
-        say.print(f"{each.model} {each.version or ''} is damaged{'; ' + hurt if hurt else ''}", style="red")
+        hurt = {
+            "serves": "it serves: the next load of it fails or answers wrongly",
+            "kept": "it cannot be rolled back to",
+            "unused": "no release names it: remove it before it is deployed",
+        }[each.role]
+        say.print(f"{each.model} {each.version or ''} is damaged; {hurt}", style="red")
     sys.exit(1 if damaged else 0)
 
 

@@ -47,6 +47,30 @@ def status_table(rows: Sequence[Any]) -> Table:
     return table
 
 
+def fsck_table(findings: Sequence[Any]) -> Table:
+    """The table of `fsck`: a row for each version, and for each model that is not ours."""
+    table = Table("name", "version", "role", "state")
+    for each in findings:
+        if each.role in ("serves", "kept", "unused", "foreign"):
+            whole = "not ours" if each.role == "foreign" else "incomplete" if each.stale else "whole"
+            table.add_row(each.model, _text(each.version), each.role, "; ".join(each.problems) or whole)
+    return table
+
+
+def leftover_line(finding: Any) -> str:
+    """What `fsck` says of something that an attempt left: where, what, how large, and what removes it."""
+    size = "" if finding.size is None else f"{_bytes(finding.size)}; "
+    return f"{finding.role} {finding.where}: {finding.about}; {size}removed by {finding.removed_by}"
+
+
+def _bytes(size: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if size < 1024:  # noqa: PLR2004
+            return f"{size:g} {unit}"
+        size = round(size / 1024, 1)
+    return f"{size:g} GiB"
+
+
 def _versions(ready: Sequence[int] | None) -> str:
     return "unknown" if ready is None else "/".join(map(str, ready)) or "nothing"
 

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kept import disk, kept, seen_of_store  # noqa: F401 fixtures
 from stores.seaweed import SeaweedFS
 
 from airflow_triton.local_triton import LocalTriton
 from airflow_triton.repository import LocalRepository, Repository, open_repository
+from airflow_triton.repository.base import MODELS, WORK
+from airflow_triton.repository.object_store.repository import ABILITIES, MARKER
 from airflow_triton.repository.places import Place
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -27,7 +30,7 @@ CENTRES = np.array([[0, 0, 0, 0], [2, 0, 2, 0], [0, 2, 0, 2]], dtype=np.float32)
 
 
 @pytest.fixture(scope="session")
-def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
+def triton_on_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
     """The real server in EXPLICIT mode, for the whole run, over a repository that each test finds empty.
 
     Without auto-completion a load takes 0.2 s instead of 1.5: our configs are complete.
@@ -37,29 +40,51 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalTriton]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def triton(triton_on_disk: LocalTriton) -> LocalTriton:
+    """The server of a test. A file of tests that also runs over an object store has another fixture of this name."""
+    return triton_on_disk
+
+
 @pytest.fixture
-def repository(triton: LocalTriton) -> Iterator[LocalRepository]:
-    """The repository of `triton`, empty before and after; nothing is loaded."""
-    store = LocalRepository(triton.repository)
-    _empty(triton, store)
+def repository(triton: LocalTriton) -> Iterator[Repository]:
+    """The repository of `triton` (a LocalRepository, on disk), empty before and after; nothing is loaded."""
+    yield from emptied(triton)
+
+
+def emptied(triton: LocalTriton, store: Repository | None = None) -> Iterator[Repository]:
+    """Its repository (or `store`: the same, opened otherwise), empty before and after.
+
+    At the end the server is told to let go of everything; the next test waits until it has.
+    """
+    store = store or open_repository(str(triton.repository))
+    _unload_all(triton, wait=True)
+    _empty(store)
     yield store
-    _empty(triton, store)
+    _unload_all(triton, wait=False)
+    _empty(store)
 
 
-def _unload_all(triton: LocalTriton) -> None:
+def _unload_all(triton: LocalTriton, *, wait: bool) -> None:
     from airflow_triton.server import ServerAddress, TritonClient
 
     with TritonClient(ServerAddress.parse(triton.grpc_url)) as client:
-        for name in {row.name for row in client.index() if row.state}:
+        names = {row.name for row in client.index() if row.state}
+        for name in names:
             client.unload(name)
+        for name in names if wait else ():
             client.wait_unloaded(name)
 
 
-def _empty(triton: LocalTriton, store: LocalRepository) -> None:
-    _unload_all(triton)
-    for folder in store.root.iterdir():
-        shutil.rmtree(folder)
-    shutil.rmtree(store.work, ignore_errors=True)
+def _empty(store: Repository) -> None:
+    if isinstance(store, LocalRepository):
+        for folder in store.root.iterdir():
+            shutil.rmtree(folder)
+        shutil.rmtree(store.work, ignore_errors=True)
+        return
+    for area in (MODELS, WORK):
+        for name in store.folders(area):
+            store.remove(area / name)
 
 
 @pytest.fixture(scope="session")
@@ -83,19 +108,39 @@ def triton_on_store(seaweed: SeaweedFS) -> Iterator[LocalTriton]:
 @pytest.fixture
 def repository_on_store(triton_on_store: LocalTriton) -> Iterator[Repository]:
     """The repository of `triton_on_store`, empty before and after; nothing is loaded."""
-    store = open_repository(str(triton_on_store.repository))
-    _unload_all(triton_on_store)
-    _empty_store(store)
-    yield store
-    _unload_all(triton_on_store)
-    _empty_store(store)
+    yield from emptied(triton_on_store)
 
 
-def _empty_store(store: Repository) -> None:
-    for area in ("models", "work"):
-        place = Place(area, "")  # type: ignore[arg-type]
-        for name in store.folders(place):
-            store.remove(place / name)
+def everything_in(store: Repository, place: Place, *, content: bool = False) -> set[str]:
+    """Every file below a place of a repository; with `content`, with what changes when it is written again, and its digest.
+
+    Left out is what is there for good: the locks' files of a disk, what is known of a store, and the marker of its repository.
+    """
+    found = {}
+    for file in store.files(place):
+        path = (place / file.path).path
+        known = path.startswith("locks/") if isinstance(store, LocalRepository) else path in (ABILITIES.path, MARKER.path)
+        if not known:
+            found[file.path] = f" {_written(store, place / file.path)} {store.sha256(place / file.path)}" if content else ""
+    return {path + rest for path, rest in found.items()}
+
+
+def _written(store: Any, place: Place) -> str:
+    if isinstance(store, LocalRepository):
+        stat = store.path(place).stat()
+        return f"{stat.st_ino} {stat.st_mtime_ns}"
+    return str(store._connection.store.head(store.key(place))["last_modified"])
+
+
+def overwrite(store: Any, place: Place, content: bytes) -> None:
+    """Put a file into a repository, past it."""
+    if isinstance(store, LocalRepository):
+        path = store.path(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # it may share its bytes with others
+        path.write_bytes(content)
+    else:
+        store._connection.store.put(store.key(place), content)
 
 
 def blobs(seed: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -188,14 +233,14 @@ def holdout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mapping(triton: LocalTriton, repository: LocalRepository, tracking_uri: str, holdout: Path) -> Callable[..., dict[str, Any]]:
+def mapping(triton: LocalTriton, repository: Repository, tracking_uri: str, holdout: Path) -> Callable[..., dict[str, Any]]:
     """Makes the content of a spec that deploys a version of `blobs` to `triton`; keywords replace keys of it."""
 
     def make(version: int | str = 1, **keys: Any) -> dict[str, Any]:
         return {
             "name": "blobs",
             "model": f"models:/blobs/{version}",
-            "repository": str(repository.root),
+            "repository": str(repository),
             "servers": [triton.grpc_url],
             "tracking_uri": tracking_uri,
             "config": {"instance_group": [{"count": 1, "kind": "KIND_CPU"}]},  # Triton takes a second to unload each instance

@@ -402,3 +402,28 @@ def test_deployment_never_replaces_a_version_that_others_put_there(mapping: Make
     with TritonClient(ServerAddress.parse(triton.grpc_url)) as client:
         client.load("blobs")
         assert client.ready_versions("blobs") == (1,)
+
+
+def test_the_same_files_deployed_from_mlflow_leave_the_way_back(mapping: Make, repository: LocalRepository, triton: LocalTriton) -> None:
+    """The very file that was taken over comes from MLflow under its number: then it is ours, and their configuration can come back."""
+    spec = spec_from_mapping(mapping(1, config={"max_batch_size": 64}))
+    target = find_target(spec)
+    with opened(spec, target) as rollout:
+        deploy(rollout)
+        file = (repository.root / "blobs" / "1" / "model.onnx").read_bytes()
+    with TritonClient(ServerAddress.parse(triton.grpc_url)) as client:
+        client.unload("blobs")
+        repository.remove(repository.model_place("blobs"))
+        Shelf(repository).fill("blobs", {"config.pbtxt": CONFIG, "1/model.onnx": file})
+        client.load("blobs")
+        adopt(repository, "blobs")
+
+        with opened(spec, target) as rollout:
+            assert deploy(rollout).action == "promoted"
+        assert client.config("blobs")["max_batch_size"] == 64
+        with Servers.connected(target.addresses) as servers:
+            outcome = rollback("blobs", store=target.store, servers=servers, registry=Registry(spec.tracking_uri))
+
+        assert (client.config("blobs")["max_batch_size"], _answer(client)) == (16, [0, 1, 2])
+    assert "was taken over" in outcome.warnings[0]
+    assert [release.how for release in releases(repository, "blobs")] == ["adopt", "promote", "rollback"]

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from tests_support import everything_below
 
 from airflow_triton.cli import main
-from airflow_triton.errors import ControlModeError, LocalTritonError, RejectedError, ServerError, SpecError
+from airflow_triton.errors import ControlModeError, LocalTritonError, RejectedError, ServerError, ServerUnreachableError, SpecError
 from airflow_triton.hooks import AirflowConnections
-from airflow_triton.local_triton import LocalTriton
+from airflow_triton.local_triton import LocalTriton, free_port
 from airflow_triton.registry import Registry
 from airflow_triton.repository import LocalRepository
 from airflow_triton.rollout import Outcome, Rollout, control, deploy, find_target, opened, rollback
@@ -143,6 +143,53 @@ def test_poll_serves_release_after_release_and_goes_back(polled: Make, polling: 
     assert {reason for _, _, reason in seen} <= {"", "unloaded"}
     candidates = [name for (name, state, _) in seen if state == "READY" and name != "blobs"]
     assert len(set(candidates)) == 4
+
+
+def test_pollers_share_a_release(tracking_uri: str, holdout: Any, tmp_path: Path) -> None:
+    """Two servers that poll one repository at other moments: a release and the way back reach both, or none.
+
+    One that is down ends a deployment and a rollback at their first step. One that goes down before the release has reached it: the
+    release is put back, and it follows config.pbtxt when it starts again.
+    """
+    root = tmp_path / "models"
+    first, second = (LocalTriton(root, mode="poll", poll_seconds=seconds, extra_args=ARGUMENTS) for seconds in (1, 2))
+    store = LocalRepository(root)
+    with first, second, client_of(first) as one, client_of(second) as other:
+        make = made(first, "poll", tracking_uri, holdout)
+        servers = [first.grpc_url, second.grpc_url]
+
+        def ready() -> list[tuple[int, ...]]:
+            return [client.ready_versions("blobs") for client in (one, other)]
+
+        def dying(rollout: Rollout) -> Outcome:
+            rollout.progress = lambda line: second.stop() if line.startswith("promote:") else None
+            return deploy(rollout)
+
+        run(make(1, servers=servers))
+        assert ready() == [(1,), (1,)]
+        before = everything_below(root), store.read_config("blobs")
+
+        with pytest.raises(ServerUnreachableError, match=r"it will follow config\.pbtxt when it starts again") as told:
+            run(make(3, servers=servers), dying)
+        assert "what served before serves again" in str(told.value)
+        assert (everything_below(root), store.read_config("blobs")) == before
+        with pytest.raises(ServerUnreachableError, match=second.grpc_url.removeprefix("grpc://")):
+            run(make(3, servers=servers))
+        assert one.ready_versions("blobs") == (1,)
+        assert (everything_below(root), store.read_config("blobs")) == before
+
+        second.start()
+        assert ready() == [(1,), (1,)]
+        run(make(3, servers=servers))
+        assert ready() == [(3,), (3,)]
+        before = everything_below(root), store.read_config("blobs")
+        with pytest.raises(ServerUnreachableError):
+            roll_back(make(servers=[*servers, f"grpc://127.0.0.1:{free_port()}"]))
+        assert (everything_below(root), store.read_config("blobs")) == before
+        assert ready() == [(3,), (3,)]
+        assert roll_back(make(servers=servers)).version == 1
+        assert ready() == [(1,), (1,)]
+        assert [path.name for path in store.root.iterdir()] == ["blobs"]
 
 
 def test_poll_release_that_is_not_taken_is_put_back(polled: Make, polling: LocalTriton, monkeypatch: pytest.MonkeyPatch) -> None:

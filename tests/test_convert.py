@@ -93,7 +93,7 @@ def save_onnx(folder: Path, model: Any, inputs: Any = None, **settings: Any) -> 
 
 def convert(folder: Path, into: Path, to: Any = "onnx") -> Servable:
     into.mkdir()
-    return Servable.model_validate(child.convert(str(folder), str(into), to))
+    return Servable.model_validate(child.convert(str(folder), str(into), to)["servable"])
 
 
 def shapes(specs: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -526,7 +526,7 @@ def external(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_external_data_travels_with_its_graph_through_the_child(external: Path, tmp_path: Path) -> None:
     """The version holds a folder model.onnx/ that loads by itself, is readable by all, and answers as the original does."""
-    servable = conversion.convert(external, tmp_path / "deep" / "1")
+    servable = conversion.convert(external, tmp_path / "deep" / "1").servable
     folder = tmp_path / "deep" / "1" / "model.onnx"
     data = [path for path in folder.iterdir() if path.name != "model.onnx"]
 
@@ -567,7 +567,7 @@ def test_a_skops_model_goes_through_the_child(tmp_path: Path) -> None:
     """MLflow's default format; what its libraries print stays in the child."""
     model, example = sklearn_zoo()["string-labels"]()
     source = save_sklearn(tmp_path / "model", model, example[:2], serialization_format="skops")
-    servable = conversion.convert(source, tmp_path / "1")
+    servable = conversion.convert(source, tmp_path / "1").servable
 
     assert (source / "model.skops").exists()
     assert servable.converter == "skl2onnx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -19,9 +20,10 @@ from pathlib import Path
 import boto3
 import obstore
 import pytest
+from kept import MODEL, InStore
+from obstore.store import LocalStore
 from stores import Proxy, RcloneS3, Rule, SeaweedFS, on
-from stores.proxy import Fault, corrupt_upload, cut_upload, hang, lose_answer, respond, truncate_answer
-from test_repository import MODEL, InStore
+from stores.proxy import Exchange, Fault, corrupt_upload, cut_upload, hang, lose_answer, respond, truncate_answer
 
 from airflow_triton import repository as core
 from airflow_triton.errors import ConflictError, DeployError, RepositoryError, RepositoryUnreachableError, SpecError
@@ -97,6 +99,12 @@ def hasty(proxy: Proxy, prefix: str, tmp_path: Path, abilities: Abilities) -> In
     """`behind`, which waits for an answer for less than a second."""
     deadlines = Deadlines(connect=1, request=0.7, operation=4, retries=1)
     return _known(_opened(proxy.endpoint, prefix, tmp_path, deadlines), abilities)
+
+
+@pytest.fixture
+def patient(proxy: Proxy, prefix: str, tmp_path: Path, abilities: Abilities) -> InStore:
+    """`behind`, which waits for as long as users do."""
+    return _known(_opened(proxy.endpoint, prefix, tmp_path, Deadlines()), abilities)
 
 
 @pytest.fixture
@@ -313,6 +321,49 @@ def test_the_same_files_are_not_sent_again(behind: InStore, direct: InStore, pro
     assert direct.store.sha256(direct.store.version_place(MODEL, 2) / "large") == items[2].file.sha256
 
 
+@pytest.fixture
+def large_in_store(behind: InStore, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Item:
+    """A file of 11 MiB in the store, to be copied there; copies go in parts of 5 MiB. The proxy counts anew."""
+    monkeypatch.setattr(transfer, "COPY_PART_BYTES", PART)
+    place = behind.store.version_place(MODEL, 1)
+    item = _item(tmp_path, "model.onnx", os.urandom(2 * PART + MIB))
+    behind.store.put(place, [item])
+    proxy.arm()
+    return behind.store.items(place, [item.file])[0]
+
+
+def test_a_large_copy_goes_in_parts_within_the_store(behind: InStore, direct: InStore, proxy: Proxy, large_in_store: Item) -> None:
+    """The store is asked to copy one range after the other; no byte of the file passes here, and the whole is what it was."""
+    place = behind.store.version_place(MODEL, 2)
+
+    behind.store.put(place, [large_in_store])
+
+    puts = [request for request in proxy.requests if request.method == "PUT" and "/2/model.onnx" in request.path]
+    ends = (0, PART, 2 * PART, 2 * PART + MIB)
+    assert sorted(request.headers["x-amz-copy-source-range"] for request in puts) == sorted(
+        f"bytes={start}-{end - 1}" for start, end in itertools.pairwise(ends)
+    )
+    assert all("partNumber=" in request.query and "/1/model.onnx" in request.headers["x-amz-copy-source"] for request in puts)
+    assert [request.size for request in puts] == [0, 0, 0]
+    assert direct.store.sha256(place / "model.onnx") == large_in_store.file.sha256
+    assert behind.store._transfer.has(behind.store.key(place / "model.onnx"), large_in_store.file)
+    assert direct.leftovers() == []
+
+
+def test_a_large_copy_that_is_interrupted_is_given_up(behind: InStore, direct: InStore, proxy: Proxy, large_in_store: Item) -> None:
+    """A part that fails for ever: an error, no object, and no unfinished upload; the next attempt copies it whole."""
+    place = behind.store.version_place(MODEL, 2)
+
+    with proxy.faults(Rule(on("PUT", "/2/model.onnx", "partNumber=2"), BUSY, times=None)):
+        _told(lambda: behind.store.put(place, [large_in_store]), RepositoryUnreachableError)
+
+    proxy.wait_idle()
+    assert direct.files("resnet/2/") == {}
+    assert direct.leftovers() == []
+    assert behind.store.put(place, [large_in_store])
+    assert direct.store.sha256(place / "model.onnx") == large_in_store.file.sha256
+
+
 UPLOADER = """
 import sys
 from pathlib import Path
@@ -370,6 +421,19 @@ def test_a_killed_upload_goes_on_with_what_is_missing(
     direct.store.remove(place)
     assert direct.tree() == {}
     assert direct.leftovers() == []
+
+
+def test_what_is_not_there_is_deleted_without_a_word(tmp_path: Path) -> None:
+    """Also in a store to which that is an error, as it is to Azure and Google; the rest goes."""
+    store = LocalStore(tmp_path)
+    for name in ("a", "c"):
+        store.put(name, b"x")
+    with pytest.raises(FileNotFoundError):
+        store.delete("b")
+
+    transfer.delete(store, ["a", "b", "c"])
+
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- a store that does not keep conditions
@@ -661,6 +725,86 @@ def test_a_lost_lock_stops_the_writer(
 
     assert direct.tree() == before
     assert bool(direct.leftovers()) == (how == "taken over")  # theirs stays
+
+
+def _meanwhile(doing: Callable[[], object]) -> Fault:
+    """Someone else does that when the request has been sent, and before the store sees it."""
+
+    def fault(exchange: Exchange) -> bool:
+        doing()
+        exchange.forward()
+        return exchange.relay()
+
+    return fault
+
+
+@pytest.mark.parametrize("released", [True, False], ids=["who released", "who did nothing yet"])
+@pytest.mark.parametrize("text", ["ours", None], ids=["written", "removed"])
+def test_a_lock_that_is_lost_as_the_config_is_swapped_loses_no_release(
+    patient: InStore, direct: InStore, proxy: Proxy, *, text: str | None, released: bool
+) -> None:
+    """Taken over after the last check of it: their release stays, ours is a conflict; or ours goes through, and theirs is the conflict."""
+    patient.deploy(1)
+    place = patient.store.config_place(MODEL)
+    seen = patient.store.read_config(MODEL)
+    assert seen is not None
+
+    def take_over() -> None:
+        _foreign(direct.connection, f"{direct.address.work_prefix}/locks/{MODEL}.json")
+        if released:
+            direct.store.swap_held(place, "theirs", expected=seen.etag)
+
+    rule = Rule(on("PUT" if text else "DELETE", "/config.pbtxt"), _meanwhile(take_over))
+    with proxy.faults(rule):
+        if released:
+            assert "someone else changed" in _told(lambda: patient.store.swap_config(MODEL, text, expected=seen.etag), ConflictError)
+        else:
+            patient.store.swap_config(MODEL, text, expected=seen.etag)
+
+    assert rule.seen == 1
+    stored = direct.store.read(place)
+    assert (stored.text if stored else None) == ("theirs" if released else text)
+    if not released:
+        _told(lambda: direct.store.swap_held(place, "theirs", expected=seen.etag), ConflictError)
+    assert len(direct.leftovers()) == 1  # the lock that is theirs
+
+
+@pytest.mark.parametrize("text", ["ours", None], ids=["written", "removed"])
+def test_a_lock_that_is_lost_before_the_config_is_swapped_stops_it(
+    patient: InStore, direct: InStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, *, text: str | None
+) -> None:
+    """Taken over while config.pbtxt is read: the check before the write sees it."""
+    monkeypatch.setitem(Lease.__init__.__kwdefaults__, "seconds", 0.6)
+    patient.deploy(1)
+    before = direct.tree()
+    seen = patient.store.read_config(MODEL)
+    assert seen is not None
+
+    def take_over() -> None:
+        _foreign(direct.connection, f"{direct.address.work_prefix}/locks/{MODEL}.json")
+        time.sleep(1)
+
+    with proxy.faults(Rule(on("GET", "/config.pbtxt"), _meanwhile(take_over))):
+        assert "was lost" in _told(lambda: patient.store.swap_config(MODEL, text, expected=seen.etag), ConflictError)
+
+    assert direct.tree() == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "asked"), [(lose_answer(), 2), (respond(501, "NotImplemented"), 1)], ids=["answer lost", "condition not known"]
+)
+def test_a_first_release_is_taken_back_once(patient: InStore, direct: InStore, proxy: Proxy, *, fault: Fault, asked: int) -> None:
+    """Where the answer of the removal is lost, or the store knows no condition of it, it is done all the same and is no conflict."""
+    patient.put(1)
+    committed = patient.let_serve(1)
+    rule = Rule(on("DELETE", "/config.pbtxt"), fault)
+
+    with proxy.faults(rule):
+        core.revert(patient.store, MODEL, committed=committed, before=None)
+
+    assert rule.seen == asked
+    assert direct.tree() == {}
+    assert direct.leftovers() == []
 
 
 # --- addresses

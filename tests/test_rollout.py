@@ -1,40 +1,38 @@
-"""The pipeline against the real Triton and a real MLflow store."""
+"""The pipeline against the real Triton and a real MLflow store.
+
+Each test runs over a repository on disk, and over one on a real object store that Triton reads from, unless it says that a disk is
+enough: it ends before anything is published; it is about the servers or MLflow, whose part is the same over both; or other tests of
+the store see the same (`test_store_faults.py`, `test_repository.py`).
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CENTRES, classifier, register
-from tests_support import everything_below
+from conftest import CENTRES, classifier, everything_in, overwrite
 
 from airflow_triton import repository as repo
 from airflow_triton.demo.clients import Clients
 from airflow_triton.errors import (
     ConflictError,
-    ControlModeError,
-    ConversionError,
-    ModelConfigError,
-    RegistryUnreachableError,
     RejectedError,
     RepositoryError,
     ServerError,
     ServerUnreachableError,
-    ValidationDataError,
 )
 from airflow_triton.local_triton import LocalTriton, free_port
 from airflow_triton.registry import Registry
-from airflow_triton.repository import LocalRepository
+from airflow_triton.repository import Repository
+from airflow_triton.repository.base import MODELS, WORK
 from airflow_triton.rollout import Outcome, Rollout, deploy, find_target, opened, rollback, status
 from airflow_triton.rollout.serving import Servers
 from airflow_triton.server import ServerAddress, TritonClient
@@ -42,6 +40,14 @@ from airflow_triton.spec import spec_from_mapping
 
 Mapping = dict[str, Any]
 Make = Callable[..., Mapping]
+disk_is_enough = pytest.mark.parametrize("triton", ["disk"], indirect=True)
+
+
+@pytest.fixture(params=["disk", "store"])
+def triton(request: pytest.FixtureRequest) -> LocalTriton:
+    """The server of each test: it reads from a disk, or from an object store. `repository` and `mapping` follow."""
+    server: LocalTriton = request.getfixturevalue(f"triton_on_{request.param}")
+    return server
 
 
 def run(mapping: Mapping, step: Callable[[Rollout], Any] = deploy) -> Any:
@@ -71,47 +77,48 @@ def seen(client: TritonClient) -> dict[str, tuple[int, ...]]:
     return {row.name: client.ready_versions(row.name) for row in client.index() if row.state == "READY"}
 
 
-def test_good_version_serves_after_it_was_validated(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+def test_good_version_serves_after_it_was_validated(mapping: Make, repository: Repository, client: TritonClient) -> None:
     """A first deployment ends with one version that answers, its alias and tags in MLflow, and nothing left over."""
     outcome = run(mapping(1))
 
     assert (outcome.action, outcome.version, outcome.previous, outcome.warnings) == ("promoted", 1, None, ())
     assert [check.name for check in outcome.report.checks] == ["parity", "accuracy"]
     assert seen(client) == {"blobs": (1,)}
-    assert sorted(path.name for path in repository.root.iterdir()) == ["blobs"]
-    assert everything_below(repository.work) == {"locks/blobs.lock"}
+    assert repository.folders(MODELS) == ["blobs"]
+    assert everything_in(repository, WORK) == set()
     registry = Registry(mapping()["tracking_uri"])
     assert registry.resolve("models:/blobs@champion").version == 1
     tags = registry.tags("blobs", 1)
     assert (tags["triton.blobs.verdict"], tags["triton.blobs.state"]) == ("passed", "serving")
 
 
-def test_rejected_version_leaves_nothing_behind(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+def test_rejected_version_leaves_nothing_behind(mapping: Make, repository: Repository, client: TritonClient) -> None:
     """A candidate that fails its metric is gone from disk and server, and what served is untouched to the byte."""
     run(mapping(1))
-    before = everything_below(repository.root, content=True)
+    before = everything_in(repository, MODELS, content=True)
 
     with pytest.raises(RejectedError, match=r"accuracy 0(\.\d+)? is below 0\.9") as rejected:
         run(mapping(2))
 
     assert not rejected.value.report.passed
-    assert everything_below(repository.root, content=True) == before
-    assert everything_below(repository.work) == {"locks/blobs.lock"}
+    assert everything_in(repository, MODELS, content=True) == before
+    assert everything_in(repository, WORK) == set()
     assert seen(client) == {"blobs": (1,)}
     registry = Registry(mapping()["tracking_uri"])
     assert registry.resolve("models:/blobs@champion").version == 1
     assert registry.tags("blobs", 2)["triton.blobs.verdict"] == "rejected"
 
 
-def test_second_apply_does_nothing(mapping: Make, repository: LocalRepository) -> None:
+def test_second_apply_does_nothing(mapping: Make, repository: Repository) -> None:
     """What is released already is left alone: no file changes."""
     run(mapping(1))
-    before = everything_below(repository.root, content=True)
+    before = everything_in(repository, MODELS, content=True)
 
     assert run(mapping(1)).action == "unchanged"
-    assert everything_below(repository.root, content=True) == before
+    assert everything_in(repository, MODELS, content=True) == before
 
 
+@disk_is_enough
 def test_empty_server_gets_its_model_again(mapping: Make, client: TritonClient) -> None:
     """A server that came back without the model is brought to the released version."""
     run(mapping(1))
@@ -122,7 +129,7 @@ def test_empty_server_gets_its_model_again(mapping: Make, client: TritonClient) 
     assert seen(client) == {"blobs": (1,)}
 
 
-def test_changed_configuration_of_the_same_version_is_a_release(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+def test_changed_configuration_of_the_same_version_is_a_release(mapping: Make, repository: Repository, client: TritonClient) -> None:
     """Another `config` for a stored version converts nothing, is validated, and can be taken back exactly."""
     run(mapping(1))
     first = repository.read_config("blobs")
@@ -140,17 +147,17 @@ def _body(config: str) -> str:
     return "".join(line for line in config.splitlines(keepends=True) if not line.startswith("#"))
 
 
-def test_rollback_and_forward_again(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+def test_rollback_and_forward_again(mapping: Make, repository: Repository, client: TritonClient) -> None:
     """Back is the exact configuration and files that served; forward is the same; alias and tags follow."""
     run(mapping(1))
-    files = everything_below(repository.path(repository.version_place("blobs", 1)), content=True)
+    files = everything_in(repository, repository.version_place("blobs", 1), content=True)
     run(mapping(3))
 
     back = roll_back(mapping())
 
     assert (back.action, back.version, back.previous) == ("rolled back", 1, 3)
     assert seen(client) == {"blobs": (1,)}
-    assert everything_below(repository.path(repository.version_place("blobs", 1)), content=True) == files
+    assert everything_in(repository, repository.version_place("blobs", 1), content=True) == files
     registry = Registry(mapping()["tracking_uri"])
     assert registry.resolve("models:/blobs@champion").version == 1
     assert registry.tags("blobs", 3)["triton.blobs.state"] == "replaced"
@@ -159,7 +166,8 @@ def test_rollback_and_forward_again(mapping: Make, repository: LocalRepository, 
     assert [release.version for release in repo.releases(repository, "blobs")] == [1, 3, 1, 3]
 
 
-def test_rollback_that_was_cut_off_is_finished(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+@disk_is_enough
+def test_rollback_that_was_cut_off_is_finished(mapping: Make, repository: Repository, client: TritonClient) -> None:
     """A rollback whose release is written but not served is finished by the same command, which goes no further back or forth."""
     run(mapping(1))
     run(mapping(3))
@@ -171,15 +179,15 @@ def test_rollback_that_was_cut_off_is_finished(mapping: Make, repository: LocalR
     assert seen(client) == {"blobs": (1,)}
 
 
-def test_rollback_refuses_damaged_files(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+def test_rollback_refuses_damaged_files(mapping: Make, repository: Repository, client: TritonClient, tmp_path: Path) -> None:
     """A version whose file was altered does not serve again; nothing changes."""
     run(mapping(1))
     run(mapping(3))
-    model = repository.path(repository.version_place("blobs", 1)) / "model.onnx"
-    content = bytearray(model.read_bytes())
+    model = repository.version_place("blobs", 1) / "model.onnx"
+    repository.fetch(repository.origin(model), tmp_path / "model.onnx")
+    content = bytearray((tmp_path / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1
-    model.unlink()
-    model.write_bytes(bytes(content))
+    overwrite(repository, model, bytes(content))
     before = repository.read_config("blobs")
 
     with pytest.raises(RepositoryError, match="another content than its manifest"):
@@ -189,6 +197,7 @@ def test_rollback_refuses_damaged_files(mapping: Make, repository: LocalReposito
     assert seen(client) == {"blobs": (3,)}
 
 
+@disk_is_enough
 def test_rollback_without_a_past_says_so(mapping: Make) -> None:
     """There is nothing before the first release."""
     run(mapping(1))
@@ -197,7 +206,8 @@ def test_rollback_without_a_past_says_so(mapping: Make) -> None:
         roll_back(mapping())
 
 
-def test_only_so_many_versions_are_kept(mapping: Make, repository: LocalRepository) -> None:
+@disk_is_enough
+def test_only_so_many_versions_are_kept(mapping: Make, repository: Repository) -> None:
     """`keep: 0` leaves the version that serves, and none to go back to."""
     run(mapping(1))
     run(mapping(3, promote={"keep": 0}))
@@ -205,6 +215,7 @@ def test_only_so_many_versions_are_kept(mapping: Make, repository: LocalReposito
     assert repository.versions("blobs") == [3]
 
 
+@disk_is_enough
 def test_clients_lose_no_request(mapping: Make, triton: LocalTriton) -> None:
     """Under four clients without pause, a rejection, a promotion and a rollback fail no request."""
     run(mapping(1))
@@ -219,7 +230,8 @@ def test_clients_lose_no_request(mapping: Make, triton: LocalTriton) -> None:
     assert clients.answered > 200
 
 
-def test_own_input_example_is_enough(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+@disk_is_enough
+def test_own_input_example_is_enough(mapping: Make, repository: Repository, client: TritonClient) -> None:
     """Without data, parity is checked on the model's input example; an ONNX model goes through untouched."""
     outcome = run({**mapping(name="plus", model="models:/plus/1"), "validate": {}, "promote": {}})
 
@@ -228,17 +240,14 @@ def test_own_input_example_is_enough(mapping: Make, repository: LocalRepository,
     np.testing.assert_array_equal(answer["y"], [[2, 2]])
 
 
-def test_parity_is_measured_on_the_server(mapping: Make, repository: LocalRepository) -> None:
+def test_parity_is_measured_on_the_server(mapping: Make, repository: Repository) -> None:
     """Files that answer otherwise than the MLflow model, if only in one output, are found out by what the server answers."""
-    import onnx
-
     spec = spec_from_mapping(mapping(1, validate={"data": mapping()["validate"]["data"]}))
     with opened(spec, find_target(spec)) as rollout:
         source = rollout.resolve()
         converted = rollout.convert(source)
-        model = repository.path(repository.servable_place("blobs", converted.servable_id)) / converted.files[0].sha256
-        model.unlink()
-        onnx.save(classifier(CENTRES.T * np.float32(1.01)), model)
+        other = classifier(CENTRES.T * np.float32(1.01)).SerializeToString()
+        overwrite(repository, repository.servable_place("blobs", converted.servable_id) / converted.files[0].sha256, other)
         candidate = rollout.stage(converted, rollout.configure(converted))
 
         report = rollout.validate(candidate)
@@ -248,10 +257,10 @@ def test_parity_is_measured_on_the_server(mapping: Make, repository: LocalReposi
         with pytest.raises(RejectedError):
             rollout.promote(candidate, report)
         rollout.clean_up(source)
-    assert everything_below(repository.root) == set()
+    assert everything_in(repository, MODELS) == set()
 
 
-def test_first_of_two_that_promote_wins(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+def test_first_of_two_that_promote_wins(mapping: Make, repository: Repository, client: TritonClient) -> None:
     """Two candidates staged on the same state: the second promotion is a conflict and changes nothing."""
     spec_one, spec_three = spec_from_mapping(mapping(1)), spec_from_mapping(mapping(3))
     with opened(spec_one, find_target(spec_one)) as one, opened(spec_three, find_target(spec_three)) as three:
@@ -263,172 +272,60 @@ def test_first_of_two_that_promote_wins(mapping: Make, repository: LocalReposito
             staged.append((rollout, source, candidate, rollout.validate(candidate)))
         (_, source, candidate, report), (_, late_source, late_candidate, late_report) = staged
         one.promote(candidate, report)
-        won = everything_below(repository.path(repository.model_place("blobs")), content=True)
+        won = everything_in(repository, repository.model_place("blobs"), content=True)
 
         with pytest.raises(ConflictError, match="someone else released"):
             three.promote(late_candidate, late_report)
 
-        assert everything_below(repository.path(repository.model_place("blobs")), content=True) == won
+        assert everything_in(repository, repository.model_place("blobs"), content=True) == won
         one.clean_up(source)
         three.clean_up(late_source)
     assert seen(client) == {"blobs": (1,)}
-    assert sorted(path.name for path in repository.root.iterdir()) == ["blobs"]
+    assert repository.folders(MODELS) == ["blobs"]
 
 
-def test_promotion_that_the_server_refuses_is_put_back(mapping: Make, repository: LocalRepository, client: TritonClient) -> None:
+def test_promotion_that_the_server_refuses_is_put_back(mapping: Make, repository: Repository, client: TritonClient) -> None:
     """Files that break between validation and promotion: config.pbtxt is again what it was, and version 1 serves on."""
     run(mapping(1))
-    before, config = everything_below(repository.root), repository.read_config("blobs")
+    before, config = everything_in(repository, MODELS), repository.read_config("blobs")
     spec = spec_from_mapping(mapping(3))
     with opened(spec, find_target(spec)) as rollout:
         source = rollout.resolve()
         converted = rollout.convert(source)
         candidate = rollout.stage(converted, rollout.configure(converted))
         report = rollout.validate(candidate)
-        model = repository.path(repository.servable_place("blobs", converted.servable_id)) / converted.files[0].sha256
-        model.unlink()
-        model.write_bytes(b"broken")
+        broken = b"\0" * converted.files[0].size
+        overwrite(repository, repository.servable_place("blobs", converted.servable_id) / converted.files[0].sha256, broken)
 
         with pytest.raises(ServerError, match="what served before serves again"):
             rollout.promote(candidate, report)
 
         rollout.clean_up(source)
-    assert everything_below(repository.root) == before
+    assert everything_in(repository, MODELS) == before
     assert repository.read_config("blobs") == config
     assert seen(client) == {"blobs": (1,)}
 
 
-def test_model_that_is_not_ours_is_refused(mapping: Make, repository: LocalRepository) -> None:
+def test_model_that_is_not_ours_is_refused(mapping: Make, repository: Repository) -> None:
     """A model that someone else put into the repository is not overwritten."""
-    folder = repository.root / "blobs" / "1"
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(b"theirs")
-    (folder.parent / "config.pbtxt").write_text('name: "blobs"\n')
-    before = everything_below(repository.root, content=True)
+    overwrite(repository, repository.version_place("blobs", 1) / "model.onnx", b"theirs")
+    overwrite(repository, repository.config_place("blobs"), b'name: "blobs"\n')
+    before = everything_in(repository, MODELS, content=True)
 
     with pytest.raises(RepositoryError, match="was not published by airflow-provider-triton"):
         run(mapping(1))
 
-    assert everything_below(repository.root, content=True) == before
-
-
-@pytest.fixture
-def nothing_happened(repository: LocalRepository, client: TritonClient, mapping: Make) -> Iterator[None]:
-    """Version 1 serves; after the test it still does, and there is nothing else on disk or server."""
-    run(mapping(1))
-    before = everything_below(repository.root, content=True)
-    yield
-    assert everything_below(repository.root, content=True) == before
-    assert everything_below(repository.work) <= {"locks/blobs.lock"}
-    assert seen(client) == {"blobs": (1,)}
-
-
-@pytest.mark.usefixtures("nothing_happened")
-def test_server_that_is_down(mapping: Make) -> None:
-    """A server that does not answer ends it at once."""
-    started = time.monotonic()
-
-    with pytest.raises(ServerUnreachableError, match="did not answer"):
-        run(mapping(3, servers=[f"http://127.0.0.1:{free_port()}"]))
-
-    assert time.monotonic() - started < 20
-
-
-@pytest.mark.usefixtures("nothing_happened")
-@pytest.mark.parametrize("mode", ["none", "poll"])
-def test_server_in_the_wrong_mode(mapping: Make, tmp_path: Path, mode: Any) -> None:
-    """A server that takes no load requests is found out before anything is staged."""
-    with LocalTriton(tmp_path / "models", mode=mode) as other:
-        spec = mapping(3, servers=[other.grpc_url], repository=str(tmp_path / "models"))
-
-        with pytest.raises(ControlModeError, match="--model-control-mode=explicit"):
-            run(spec)
-
-    assert everything_below(tmp_path / "models") == set()
-
-
-@pytest.mark.usefixtures("nothing_happened")
-def test_server_of_another_repository(mapping: Make, tmp_path: Path) -> None:
-    """A server that serves from elsewhere cannot load the candidate, and the error asks just that."""
-    with LocalTriton(tmp_path / "elsewhere") as other, pytest.raises(ServerError, match="is not this server's repository"):
-        run(mapping(3, servers=[other.grpc_url]))
-
-
-@pytest.mark.usefixtures("nothing_happened")
-def test_registry_that_refuses_connections(mapping: Make) -> None:
-    """A registry at a closed port is one clear error."""
-    with pytest.raises(RegistryUnreachableError, match="does not answer"):
-        run(mapping(3, tracking_uri=f"http://127.0.0.1:{free_port()}"))
-
-
-@pytest.mark.usefixtures("nothing_happened")
-def test_registry_that_never_answers(mapping: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registry that takes the connection and stays silent is given up on after the configured time."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        started = time.monotonic()
-
-        with pytest.raises(RegistryUnreachableError, match="does not answer"):
-            run(mapping(3, tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}"))
-
-    assert time.monotonic() - started < 30
-
-
-@pytest.mark.usefixtures("nothing_happened")
-def test_corrupt_model_file(mapping: Make, tracking_uri: str) -> None:
-    """A file that is no ONNX model is refused by the conversion, with the library's own reason."""
-    version = register(tracking_uri, "broken", classifier(CENTRES.T), change=lambda folder: (folder / "model.onnx").write_bytes(b"\0no"))
-
-    with pytest.raises(ConversionError, match=r"model\.onnx"):
-        run(mapping(model=f"models:/broken/{version}"))
-
-
-@pytest.mark.usefixtures("nothing_happened")
-def test_signature_that_does_not_fit_the_graph(mapping: Make, tracking_uri: str) -> None:
-    """A signature of other inputs than the graph's is refused before anything is published."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    other = ModelSignature(inputs=Schema([TensorSpec(np.dtype("float32"), (-1, 7), "other")]))
-    version = register(tracking_uri, "broken", classifier(CENTRES.T), signature=other)
-
-    with pytest.raises(ConversionError, match="other"):
-        run(mapping(model=f"models:/broken/{version}"))
-
-
-@pytest.mark.usefixtures("nothing_happened")
-def test_data_that_does_not_fit_the_model(mapping: Make, tmp_path: Path) -> None:
-    """Validation data with other columns ends the deployment, and names them."""
-    (tmp_path / "other.csv").write_text("a,b,label\n1,2,0\n")
-
-    with pytest.raises(ValidationDataError, match=r"other\.csv"):
-        run(mapping(3, validate={"data": str(tmp_path / "other.csv"), "metrics": {"accuracy": {"min": 0.5}}}))
-
-
-@pytest.mark.usefixtures("nothing_happened")
-def test_wrong_configuration_is_the_users_error(mapping: Make) -> None:
-    """A field that Triton's ModelConfig does not have is refused before anything is asked or converted."""
-    with pytest.raises(ModelConfigError, match="max_batch_sise") as refused:
-        run(mapping(3, config={"max_batch_sise": 8}, servers=[f"http://127.0.0.1:{free_port()}"]))
-
-    assert refused.value.exit_code == 2
-
-
-@pytest.mark.usefixtures("nothing_happened")
-def test_configuration_that_does_not_fit_the_model(mapping: Make) -> None:
-    """An input that the model does not have is refused after the conversion, and the converted files go."""
-    with pytest.raises(ModelConfigError, match="other"):
-        run(mapping(3, config={"input": [{"name": "other", "data_type": "TYPE_FP32", "dims": [4]}]}))
+    assert everything_in(repository, MODELS, content=True) == before
 
 
 KILLED_AT = ("resolve", "convert", "configure", "stage", "validate", "promote", "clean up")
+KILLED_ON_STORE = ("stage", "promote")
 
 
-@pytest.mark.parametrize("step", KILLED_AT)
-def test_killed_and_run_again_it_converges(
-    mapping: Make, repository: LocalRepository, client: TritonClient, tmp_path: Path, step: str
-) -> None:
+@pytest.mark.parametrize(
+    ("triton", "step"), [("disk", step) for step in KILLED_AT] + [("store", step) for step in KILLED_ON_STORE], indirect=["triton"]
+)
+def test_killed_and_run_again_it_converges(mapping: Make, repository: Repository, client: TritonClient, tmp_path: Path, step: str) -> None:
     """SIGKILL in any step leaves version 1 or version 3 serving; the same command once more ends with 3 and nothing left over."""
     run(mapping(1))
     spec = tmp_path / "spec.json"
@@ -445,9 +342,10 @@ def test_killed_and_run_again_it_converges(
     assert run(mapping(3)).action in ("promoted", "unchanged", "loaded")
     assert seen(client)["blobs"] == (3,)
     if step != "clean up":
-        assert sorted(path.name for path in repository.root.iterdir()) == ["blobs"]
+        assert repository.folders(MODELS) == ["blobs"]
 
 
+@disk_is_enough
 def test_status_tells_what_is_where(mapping: Make, client: TritonClient) -> None:
     """Registered, stored and served are shown side by side, and a server that lacks the model is named."""
     run(mapping(1))
@@ -466,9 +364,13 @@ def test_status_tells_what_is_where(mapping: Make, client: TritonClient) -> None
     assert "serves nothing, stored is 1" in status("blobs", find_target(spec), spec=spec).problems[0]
 
 
-def test_several_servers_share_a_release(mapping: Make, repository: LocalRepository, triton: LocalTriton) -> None:
+@disk_is_enough
+def test_several_servers_share_a_release(mapping: Make, repository: Repository, triton: LocalTriton) -> None:
     """A fleet over one repository: all servers serve the new version; if one cannot, none does."""
-    with LocalTriton(repository.root) as second, TritonClient(ServerAddress.parse(second.grpc_url)) as other:
+    with (
+        LocalTriton(str(repository), extra_args=["--disable-auto-complete-config"]) as second,
+        TritonClient(ServerAddress.parse(second.grpc_url)) as other,
+    ):
         servers = [triton.grpc_url, second.http_url]
         run(mapping(1, servers=servers))
         assert other.ready_versions("blobs") == (1,)

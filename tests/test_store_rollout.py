@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from stores.seaweed import SeaweedFS
 from airflow_triton.errors import SpecError
 from airflow_triton.hooks import airflow_connections
 from airflow_triton.local_triton import LocalTriton
-from airflow_triton.repository import Repository, fsck, releases
+from airflow_triton.repository import Repository, commit, fsck, releases
 from airflow_triton.rollout import Outcome, deploy, find_target, opened, rollback
 from airflow_triton.rollout.target import find_repository
 from airflow_triton.server import ServerAddress, TritonClient
@@ -63,6 +64,19 @@ def test_a_version_is_deployed_replaced_and_comes_back(make: Make, repository_on
     np.testing.assert_array_equal(client.infer("blobs", {"input": rows})["probabilities"], first)
     assert [release.version for release in releases(repository_on_store, "blobs")] == [1, 3, 1]
     assert [(each.version, each.role, each.problems) for each in fsck(repository_on_store)] == [(1, "serves", ()), (3, "kept", ())]
+
+
+def test_releases_within_one_second_all_reach_the_server(make: Make, repository_on_store: Repository, client: TritonClient) -> None:
+    """Triton tells a changed file by its time, which a store has in whole seconds: no two releases get the same."""
+    run(make(1))
+    for batch in (32, 8, 64):
+        stored = repository_on_store.read_config("blobs")
+        assert stored is not None
+        current = releases(repository_on_store, "blobs", stored)[-1]
+        config = re.sub("max_batch_size: [0-9]+", f"max_batch_size: {batch}", current.config)
+        commit(repository_on_store, "blobs", current.model_copy(update={"config": config}), expected=stored)
+        client.load("blobs")
+        assert client.config("blobs")["max_batch_size"] == batch
 
 
 def test_an_airflow_connection_opens_the_repository(seaweed: SeaweedFS, monkeypatch: pytest.MonkeyPatch) -> None:

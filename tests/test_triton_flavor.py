@@ -102,7 +102,7 @@ def take(tmp_path: Path, ready: Path, **more: Any) -> tuple[Servable, Path]:
     into = tmp_path / "into"
     into.mkdir()
     made = child.convert(str(logged(tmp_path / "logged", ready, **more)), str(into), "as-is")
-    return Servable.model_validate(made), into
+    return Servable.model_validate(made["servable"]), into
 
 
 # What becomes of a ready folder.

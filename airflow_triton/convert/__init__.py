@@ -11,12 +11,22 @@ from pathlib import Path
 from typing import get_args
 
 from airflow_triton.convert import base, mlmodel
-from airflow_triton.convert.base import Form
+from airflow_triton.convert.base import Conversion, Form
 from airflow_triton.errors import ConversionError
 from airflow_triton.isolate import run_in_child
 from airflow_triton.servable import Servable
 
-__all__ = ["NO_ORIGINAL", "SUPPORTED_FLAVORS", "Form", "convert", "has_original", "input_example", "reference", "signature_columns"]
+__all__ = [
+    "NO_ORIGINAL",
+    "SUPPORTED_FLAVORS",
+    "Conversion",
+    "Form",
+    "convert",
+    "has_original",
+    "input_example",
+    "reference",
+    "signature_columns",
+]
 
 SUPPORTED_FLAVORS: tuple[str, ...] = tuple(base.CONVERTERS)
 """The flavors that can be converted; of a model with several, the first in this order is used."""
@@ -33,8 +43,8 @@ def has_original(flavors: Collection[str]) -> bool:
     return base.TRITON not in flavors
 
 
-def convert(model_dir: Path, into: Path, *, to: str = "onnx", timeout: float = 600.0) -> Servable:
-    """Make the files of one Triton version directory of an MLflow model, and describe them.
+def convert(model_dir: Path, into: Path, *, to: str = "onnx", shared: bool = True, timeout: float = 600.0) -> Conversion:
+    """Make the files of one Triton version directory of an MLflow model; answer what they are, and the digest of each.
 
     Guarantee: the inputs, outputs and batching of the result were observed by running the files where that was possible, and
     are what Triton's onnxruntime backend compares with the file when it loads it. With `to="onnx"` a graph whose declared
@@ -50,11 +60,13 @@ def convert(model_dir: Path, into: Path, *, to: str = "onnx", timeout: float = 6
         model_dir: a downloaded MLflow model (`MLmodel` and its files).
         into: the folder to write; it is created, and must be empty or absent.
         to: "onnx" or "as-is".
+        shared: whether Triton will open these very files, perhaps as another user. Default True.
         timeout: seconds for the child process. Default 600.
 
     Raises:
         ConversionError: the flavor is not supported, the file is corrupt, the signature contradicts the model, an operator
             or output cannot be served, or the child process crashed or ran out of time.
+        RepositoryError: the files have names that not every store takes (`repository.content.check_files`).
 
     """
     if to not in get_args(Form):
@@ -67,7 +79,7 @@ def convert(model_dir: Path, into: Path, *, to: str = "onnx", timeout: float = 6
     try:
         made = run_in_child(
             "airflow_triton.convert.child:convert",
-            {"model_dir": str(model_dir), "into": str(into), "to": to},
+            {"model_dir": str(model_dir), "into": str(into), "to": to, "shared": shared},
             timeout=timeout,
             what=f"the conversion of {model_dir} ({flavor})",
         )
@@ -76,7 +88,7 @@ def convert(model_dir: Path, into: Path, *, to: str = "onnx", timeout: float = 6
         if existed:
             into.mkdir(exist_ok=True)
         raise
-    return Servable.model_validate(made)
+    return Conversion.model_validate(made)
 
 
 def reference(model_dir: Path, servable: Servable, inputs: Path, outputs: Path, *, timeout: float = 600.0) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
+
+from pydantic import BaseModel, ConfigDict
 
 from airflow_triton.convert.mlmodel import MlflowModel
 from airflow_triton.errors import ConversionError
+from airflow_triton.repository.manifest import FileDigest
 from airflow_triton.servable import Servable
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from airflow_triton.convert.version_folder import VersionFolder
 
 Form: TypeAlias = Literal["onnx", "as-is"]
 Arrays: TypeAlias = "Mapping[str, np.ndarray[Any, Any]]"
@@ -33,10 +37,19 @@ CONVERTERS = {
 """The module of each flavor's converter; of a model with several flavors, the first here is used."""
 
 
+class Conversion(BaseModel):
+    """What came of a conversion: what Triton is to serve, and every file of its version directory with its digest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    servable: Servable
+    files: tuple[FileDigest, ...]
+
+
 class Converter(Protocol):
     """The functions of a converter's module."""
 
-    def convert(self, model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servable:
+    def convert(self, model: MlflowModel, into: VersionFolder, *, to: Form, example: Any) -> Servable:
         """Write the files of one version directory into `into` and describe them.
 
         `example` is the model's logged input example as MLflow gives it, or None.

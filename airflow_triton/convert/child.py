@@ -12,18 +12,20 @@ from typing import Any
 
 from airflow_triton import tensors
 from airflow_triton.convert import base, examples, mlmodel
+from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 
 
-def convert(model_dir: str, into: str, to: base.Form) -> dict[str, Any]:
+def convert(model_dir: str, into: str, to: base.Form, *, shared: bool = True) -> dict[str, Any]:
     """See `airflow_triton.convert.convert`; `into` must exist."""
     model = mlmodel.read(Path(model_dir))
     flavor = base.flavor_of(model)
     with _needed_for(flavor):
         example = examples.load(model)
-        servable = base.converter_for(flavor).convert(model, Path(into), to=to, example=example)
-    return servable.model_dump(mode="json")
+        folder = VersionFolder(Path(into), shared=shared)
+        servable = base.converter_for(flavor).convert(model, folder, to=to, example=example)
+    return base.Conversion(servable=servable, files=folder.files()).model_dump(mode="json")
 
 
 def reference(model_dir: str, servable: dict[str, Any], inputs: str, outputs: str) -> None:

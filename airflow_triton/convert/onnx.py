@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from airflow_triton.convert import inspect_onnx, onnx_files, signature
 from airflow_triton.convert.base import Arrays, Form
 from airflow_triton.convert.mlmodel import MlflowModel
+from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 
 
-def convert(model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servable:
+def convert(model: MlflowModel, into: VersionFolder, *, to: Form, example: Any) -> Servable:
     """See `base.Converter.convert`. The converter is called "as-is" where the bytes are the original's, else "onnx".
 
     The ONNX file is the model's own: its opset and IR version stay, and a server whose onnxruntime is too old for them
@@ -23,11 +23,11 @@ def convert(model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servab
     source = model.file("onnx", "data")
     graph = onnx_files.read(source)
     shapes = _input_shapes(model, graph, example)
-    copied = onnx_files.copy(source, into, graph)
+    entry = onnx_files.copy(source, into, graph)
     seen = inspect_onnx.inspect(source, input_shapes=shapes, example=example, columns=model.columns)
     signature.check(model, seen.inputs, seen.outputs)
-    changed = _correct(copied, seen, to=to)
-    onnx_files.check(copied, of=source)
+    changed = _correct(into, entry, seen, to=to)
+    onnx_files.check(into.path / entry, of=source)
     return Servable(
         backend="onnxruntime",
         default_model_filename=onnx_files.MODEL_FILE,
@@ -37,11 +37,11 @@ def convert(model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servab
         flavor="onnx",
         converter="onnx" if changed else "as-is",
         tools={name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
-        entry=copied.relative_to(into).as_posix(),
+        entry=entry,
     )
 
 
-def _correct(copied: Path, seen: inspect_onnx.Inspection, *, to: Form) -> bool:
+def _correct(into: VersionFolder, entry: str, seen: inspect_onnx.Inspection, *, to: Form) -> bool:
     """Write the truth into the copy's declarations; true if a byte changed."""
     if to == "as-is":
         if seen.corrected:
@@ -50,10 +50,10 @@ def _correct(copied: Path, seen: inspect_onnx.Inspection, *, to: Form) -> bool:
                 "use `to: onnx`, which corrects the declarations and nothing else"
             )
         return False
-    graph = onnx_files.read(copied)
+    graph = onnx_files.read(into.path / entry)
     if not onnx_files.declare(graph, (*seen.inputs, *seen.outputs)):
         return False
-    copied.write_bytes(graph.SerializeToString(deterministic=True))
+    into.write(entry, graph.SerializeToString(deterministic=True))
     return True
 
 

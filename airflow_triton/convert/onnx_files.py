@@ -5,7 +5,6 @@ The weights of a file with external data are never read here: only the graph is,
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ from airflow_triton.servable import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
+
+    from airflow_triton.convert.version_folder import VersionFolder
 
 MODEL_FILE = "model.onnx"
 """The file that Triton's onnxruntime backend opens in a version directory, or the folder of that name around it."""
@@ -60,29 +61,25 @@ def check(path: Path, *, of: Path) -> None:
         raise ConversionError(f"{of} is no valid ONNX model: {one_line(error)}") from error
 
 
-def copy(path: Path, into: Path, graph: onnx.ModelProto) -> Path:
-    """Copy the file into a version directory, and return where the copy lies.
+def copy(path: Path, into: VersionFolder, graph: onnx.ModelProto) -> str:
+    """Copy the file into a version directory, and return the copy's path in it.
 
     A single file becomes `model.onnx`; one with external data becomes the folder `model.onnx/` with `model.onnx` and the data
-    files under the names that the graph gives them. Access modes are not kept: MLflow writes data files that only their
-    owner may read, and Triton is often someone else.
+    files under the names that the graph gives them.
 
     Raises:
         ConversionError: a data file is missing, or outside the model's folder.
 
     """
     locations = sorted(set(external_data.locations(graph)))
-    target = into / MODEL_FILE / MODEL_FILE if locations else into / MODEL_FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = f"{MODEL_FILE}/{MODEL_FILE}" if locations else MODEL_FILE
     home = path.parent.resolve()
     for location in locations:
         source = (home / location).resolve()
         if not source.is_relative_to(home) or not source.is_file():
             raise ConversionError(f"{path}: its external data {location!r} is not a file in the model's folder; log the model again")
-        copied = target.parent / location
-        copied.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copied)
-    shutil.copyfile(path, target)
+        into.copy(source, f"{MODEL_FILE}/{location}")
+    into.copy(path, target)
     return target
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from pathlib import Path
 from typing import Any
 
 from airflow_triton.convert import inspect_onnx, onnx_files
@@ -11,6 +10,7 @@ from airflow_triton.convert.base import Arrays, Form
 from airflow_triton.convert.mlmodel import MlflowModel
 from airflow_triton.convert.onnx_files import one_line
 from airflow_triton.convert.sklearn_inputs import Layout, layout_of
+from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 
@@ -26,7 +26,7 @@ METHODS = {
 """Which method of the model answers for an output of skl2onnx, the first that it has; any other: predict or transform."""
 
 
-def convert(model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servable:
+def convert(model: MlflowModel, into: VersionFolder, *, to: Form, example: Any) -> Servable:
     """See `base.Converter.convert`.
 
     A model of floats is served in FP32. A classifier's scores that the model itself does not give in that shape (the two
@@ -38,15 +38,14 @@ def convert(model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servab
     estimator = _load(model)
     layout = layout_of(estimator, model)
     graph = _to_onnx(estimator, layout, model)
-    path = into / onnx_files.MODEL_FILE
-    path.write_bytes(graph.SerializeToString(deterministic=True))
+    path = into.write(onnx_files.MODEL_FILE, graph.SerializeToString(deterministic=True))
     seen = inspect_onnx.inspect(path, example=example, columns=model.columns)
     outputs = tuple(spec for spec in seen.outputs if _method(estimator, spec.name, spec.shape)) or seen.outputs
     kept = [output for output in graph.graph.output if output.name in {spec.name for spec in outputs}]
     del graph.graph.output[:]
     graph.graph.output.extend(kept)
     onnx_files.declare(graph, (*seen.inputs, *outputs))
-    path.write_bytes(graph.SerializeToString(deterministic=True))
+    into.write(onnx_files.MODEL_FILE, graph.SerializeToString(deterministic=True))
     onnx_files.check(path, of=model.folder)
     return Servable(
         backend="onnxruntime",

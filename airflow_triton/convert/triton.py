@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_triton import config_files, model_config
 from airflow_triton.convert import base, inspect_onnx, ready_config, signature, triton_files
 from airflow_triton.convert.base import Arrays, Form
 from airflow_triton.convert.mlmodel import MlflowModel
+from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError, RepositoryError, ValidationDataError
 from airflow_triton.repository.content import shown
 from airflow_triton.repository.layout import CONFIG_FILE
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 
-def convert(model: MlflowModel, into: Path, *, to: Form, example: Any) -> Servable:  # noqa: ARG001 - either form is the model as it is
+def convert(model: MlflowModel, into: VersionFolder, *, to: Form, example: Any) -> Servable:  # noqa: ARG001 - either form is the model as it is
     """See `base.Converter.convert`.
 
     `flavors.triton.data` is a model's folder (config.pbtxt, version folders), a folder with one such folder in it, or the folder
@@ -50,7 +50,7 @@ def answers(model: MlflowModel, servable: Servable, inputs: Arrays) -> Arrays:  
     raise ValidationDataError(base.NO_ORIGINAL)
 
 
-def _inspected(model: MlflowModel, layout: Layout, into: Path, example: Any) -> Servable:
+def _inspected(model: MlflowModel, layout: Layout, into: VersionFolder, example: Any) -> Servable:
     """A version without a config.pbtxt: only an ONNX graph says itself what it takes and gives."""
     if layout.kind not in ("onnx", "onnx-folder"):
         raise ConversionError(
@@ -61,9 +61,9 @@ def _inspected(model: MlflowModel, layout: Layout, into: Path, example: Any) -> 
     return _servable(layout, seen.inputs, seen.outputs, batching=seen.batching)
 
 
-def _inspect(model: MlflowModel, layout: Layout, into: Path, example: Any) -> inspect_onnx.Inspection:
+def _inspect(model: MlflowModel, layout: Layout, into: VersionFolder, example: Any) -> inspect_onnx.Inspection:
     assert layout.entry is not None
-    seen = inspect_onnx.inspect(into / layout.entry, example=example, columns=model.columns)
+    seen = inspect_onnx.inspect(into.path / layout.entry, example=example, columns=model.columns)
     if seen.corrected:
         raise ConversionError(
             f"{model.folder}: the graph declares no shape or a wrong one for {', '.join(seen.corrected)}, and Triton would refuse to "
@@ -73,7 +73,7 @@ def _inspect(model: MlflowModel, layout: Layout, into: Path, example: Any) -> in
     return seen
 
 
-def _complete(config: ModelConfig, layout: Layout, into: Path, model: MlflowModel, example: Any) -> None:
+def _complete(config: ModelConfig, layout: Layout, into: VersionFolder, model: MlflowModel, example: Any) -> None:
     """Fill in what Triton's auto-completion would; the result loads on servers that do not complete anything."""
     missing = ready_config.incomplete(config)
     if not missing:

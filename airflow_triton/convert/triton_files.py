@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import stat
 from pathlib import Path
 
 from airflow_triton import model_config
+from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import RepositoryError
 from airflow_triton.repository.content import check_files, shown
 from airflow_triton.repository.layout import CONFIG_FILE, MANIFEST_FILE
@@ -18,8 +17,6 @@ CACHES = "__pycache__"
 
 PLACEHOLDER = "README.txt"
 """The only file of a version that has none of its own (an ensemble's): no object store keeps an empty folder."""
-
-_READABLE = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 
 def model_folder(data: Path) -> ModelFolder:
@@ -57,7 +54,7 @@ def newest(found: ModelFolder) -> int:
     return max(allowed, default=0)
 
 
-def take(found: ModelFolder, number: int, into: Path) -> None:
+def take(found: ModelFolder, number: int, into: VersionFolder) -> None:
     """Bring the files of one version, and those beside config.pbtxt, into the folder `into`.
 
     A file is linked where every user may read it, else copied: Triton is often someone else. Where there is none at all, one is
@@ -82,18 +79,6 @@ def take(found: ModelFolder, number: int, into: Path) -> None:
     if MANIFEST_FILE in taken:
         raise RepositoryError(f"{shown(taken[MANIFEST_FILE])} has the name of our own manifest; remove or rename it")
     for file, source in taken.items():
-        _link(Path(os.path.realpath(source)), into / file)
+        into.link(Path(os.path.realpath(source)), file)
     if not taken:
-        (into / PLACEHOLDER).write_text("This version has no files of its own; this one keeps its folder.\n", encoding="utf-8")
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.stat().st_mode & _READABLE == _READABLE:
-        try:
-            os.link(source, target)
-        except OSError:  # another file system, or one without hard links
-            pass
-        else:
-            return
-    shutil.copyfile(source, target)
+        into.write(PLACEHOLDER, b"This version has no files of its own; this one keeps its folder.\n")

@@ -10,7 +10,8 @@ from airflow_triton.repository.manifest import FileDigest, Manifest, Probe, dige
 from airflow_triton.repository.opening import open_repository
 from airflow_triton.repository.places import Item, StoredConfig, items_in
 from airflow_triton.repository.release import Release
-from airflow_triton.repository.transaction import commit, prune, releases, revert, store_version
+from airflow_triton.repository.survey import StoredModel, stored_model, survey
+from airflow_triton.repository.transaction import commit, prune, publish, releases, revert, store_version
 
 __all__ = [
     "Adoption",
@@ -26,6 +27,7 @@ __all__ = [
     "Repository",
     "ServableNote",
     "StoredConfig",
+    "StoredModel",
     "adopt",
     "candidate_name",
     "check_model_name",
@@ -37,10 +39,13 @@ __all__ = [
     "mode_probe",
     "open_repository",
     "prune",
+    "publish",
     "releases",
     "revert",
     "same_files",
     "stale_candidates",
     "store_version",
+    "stored_model",
+    "survey",
     "sweep",
 ]

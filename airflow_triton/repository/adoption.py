@@ -22,9 +22,9 @@ from airflow_triton.repository import release as journal
 from airflow_triton.repository.base import MODELS, Repository
 from airflow_triton.repository.content import check_files, check_relative, shown
 from airflow_triton.repository.layout import CONFIG_FILE, MANIFEST_FILE, check_model_name, is_candidate
-from airflow_triton.repository.manifest import FileDigest, Manifest
+from airflow_triton.repository.manifest import FileDigest, Manifest, adopted_id
 from airflow_triton.repository.places import Place, StoredConfig, etag_of
-from airflow_triton.repository.release import ADOPTED, Release
+from airflow_triton.repository.release import Release
 from airflow_triton.repository.version_layout import is_ensemble
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _manifest(repository: Repository, model: str, version: int, config: ModelCon
         return own.model_copy(update={"config": body})
     meta = foreign(repository, model)
     return Manifest(
-        servable_id=f"{ADOPTED}{_digest('files', *([file.path, file.sha256] for file in files))}",
+        servable_id=adopted_id(files),
         mlflow_uri=meta.mlflow_uri if meta else None,
         files=files,
         config=body,

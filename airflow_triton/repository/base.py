@@ -19,7 +19,7 @@ from airflow_triton.repository.layout import (
     is_candidate,
 )
 from airflow_triton.repository.manifest import FileDigest, Manifest
-from airflow_triton.repository.places import Item, Origin, Place, StoredConfig, StoredFile, StoredObject, etag_of
+from airflow_triton.repository.places import Item, Origin, Place, StoredConfig, StoredFile, StoredObject, Upload, etag_of
 from airflow_triton.servable import SERVABLE_FILE
 
 MODELS, WORK = Place("models", ""), Place("work", "")
@@ -33,6 +33,9 @@ class Repository(ABC):
     caller saw, and no reader ever sees half of it; nothing here touches what it was not pointed at. Whatever cannot be read or
     written raises RepositoryError, RepositoryUnreachableError where trying again may help.
     """
+
+    on_disk = False
+    """Whether it is a folder: what is put there appears at once, and files in its staging become, by hard links, what Triton opens."""
 
     @abstractmethod
     def __str__(self) -> str:
@@ -103,6 +106,14 @@ class Repository(ABC):
     def new_staging(self) -> AbstractContextManager[Path]:
         """A new, empty folder on this machine, for files that are to be put; gone at the end of the `with` block."""
 
+    def ownerless_staging(self) -> list[Place]:
+        """The staging folders in the repository whose process is dead. Nothing is made, not even a lock."""
+        return []
+
+    def unfinished_uploads(self) -> list[Upload]:
+        """The uploads that are neither finished nor given up; nobody sees them, and they are paid for."""
+        return []
+
     @abstractmethod
     def locked(self, model: str) -> AbstractContextManager[None]:
         """Hold the model's lock among all publishers; RepositoryError if it does not become free in time."""
@@ -149,7 +160,11 @@ class Repository(ABC):
 
     def versions(self, model: str) -> list[int]:
         """The version numbers that have a folder, in rising order."""
-        return sorted(int(name) for name in self.folders(self.model_place(model)) if name.isdecimal())
+        return _numbers(self.folders(self.model_place(model)))
+
+    def all_versions(self) -> dict[str, list[int]]:
+        """The version numbers of every model, candidates left out."""
+        return {model: _numbers(self.folders(MODELS / model)) for model in self.models()}
 
     def read_config(self, model: str) -> StoredConfig | None:
         """The model's config.pbtxt; None where it has none."""
@@ -218,10 +233,14 @@ class Repository(ABC):
 
     def _check_stored(self, model: str, version: int, servable_id: str) -> None:
         manifest = self.manifest(model, version)
-        if manifest is None or manifest.servable_id != servable_id:
+        if manifest is None or not manifest.is_of(servable_id):
             what = "removed" if manifest is None else "replaced"
             where = self.where(self.version_place(model, version))
             raise ConflictError(f"someone else {what} {where} meanwhile; nothing was published")
+
+
+def _numbers(names: Iterable[str]) -> list[int]:
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def decoded(content: bytes, where: str) -> str:

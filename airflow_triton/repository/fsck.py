@@ -1,48 +1,77 @@
-"""Telling damaged versions from good ones, by the digests in their manifests, and whom a damage would hurt."""
+"""Telling damaged versions from good ones, by the digests in their manifests, and whom a damage would hurt; and what attempts left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from airflow_triton.errors import RepositoryError
-from airflow_triton.repository.base import Repository
-from airflow_triton.repository.layout import check_model_name
+from airflow_triton.repository.base import MODELS, SERVABLES, Repository
+from airflow_triton.repository.garbage import (
+    SERVABLE_DAYS,
+    Waiting,
+    waiting_candidates,
+    waiting_servables,
+)
+from airflow_triton.repository.layout import check_model_name, is_candidate
+from airflow_triton.repository.local import LocalRepository
+from airflow_triton.repository.places import Place, Upload
 from airflow_triton.repository.transaction import releases
+from airflow_triton.spec.values import CANDIDATE_MARK
 
 
 class Finding(BaseModel):
-    """One version, or (`version` None) a model as a whole. `role` says what depends on it.
+    """One version, or (`version` None) a model as a whole, or something that attempts left. `role` says what depends on it.
 
     `serves`: the version that config.pbtxt lets serve; a damage hurts the live model at the next load. `kept`: it can be rolled back
     to. `unused`: no release names it; what a dead attempt left. `foreign`: not published by this package, and not looked into.
+    `candidate` and `converted`: of a deployment that is not finished. `staging`: a folder whose process died. `upload`: not finished.
+
+    `problems` are damages. Whatever a clean-up removes is none, and has `removed_by`, which says what does so, `about` in words,
+    `where` it lies, `size` in bytes and `since` when, as far as that is known. `stale`: whether nobody can use it any more; None where
+    that cannot be told. `model` None: it cannot be told whose it is.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    model: str
+    model: str | None
     version: int | None
-    role: Literal["serves", "kept", "unused", "foreign"]
+    role: Literal["serves", "kept", "unused", "foreign", "candidate", "converted", "staging", "upload"]
     problems: tuple[str, ...] = ()
+    where: str | None = None
+    about: str | None = None
+    stale: bool | None = None
+    size: int | None = None
+    since: str | None = None
+    removed_by: str | None = None
 
 
 def fsck(repository: Repository, *, progress: Callable[[str], None] = lambda _: None) -> list[Finding]:
-    """Read every byte of every version of ours and compare it with its manifest; change nothing."""
-    repository.check_exists()
-    return [finding for model in repository.models() for finding in _model(repository, model, progress)]
+    """Read every byte of every version of ours and compare it with its manifest, and name what attempts left; change nothing."""
+    if isinstance(repository, LocalRepository):
+        repository.check_exists()  # a store says so when it is listed, and would be probed and marked by it
+    names = repository.folders(MODELS)
+    findings = [finding for model in names if not is_candidate(model) for finding in _model(repository, model, progress)]
+    findings += _candidates(repository, names)
+    findings += _converted(repository)
+    findings += _staging(repository)
+    try:
+        findings += [_upload(repository, upload) for upload in repository.unfinished_uploads()]
+    except RepositoryError as error:
+        progress(f"warning: {error}")  # a store may have no such listing, or not let us see it
+    return findings
 
 
 def _model(repository: Repository, model: str, progress: Callable[[str], None]) -> list[Finding]:
-    try:
-        check_model_name(model)
-    except RepositoryError:
+    if not _may_be_ours(model):
         return [Finding(model=model, version=None, role="foreign")]
     versions = repository.versions(model)
     try:
         found = releases(repository, model)
     except RepositoryError as error:
+        _unless_unreachable(error)
         ours = any(_has_manifest(repository, model, version) for version in versions)
         return [Finding(model=model, version=None, role="serves" if ours else "foreign", problems=(str(error),) if ours else ())]
     serving = found[-1].version if found else None
@@ -50,18 +79,29 @@ def _model(repository: Repository, model: str, progress: Callable[[str], None]) 
     findings = []
     for version in sorted({*versions, *([serving] if serving is not None else [])}):
         progress(f"fsck: `{model}` version {version}")
-        if version not in released and not _has_manifest(repository, model, version):
+        if version in released:
+            role: Literal["serves", "kept"] = "serves" if version == serving else "kept"
+            findings.append(Finding(model=model, version=version, role=role, problems=_problems(repository, model, version)))
+        elif not _has_manifest(repository, model, version):
             findings.append(Finding(model=model, version=version, role="foreign"))
-            continue
-        role: Literal["serves", "kept", "unused"] = "serves" if version == serving else "kept" if version in released else "unused"
-        findings.append(Finding(model=model, version=version, role=role, problems=_problems(repository, model, version)))
+        else:
+            findings.append(_unused(repository, model, version))
     return findings
+
+
+def _may_be_ours(name: str) -> bool:
+    try:
+        check_model_name(name)
+    except RepositoryError:
+        return False
+    return True
 
 
 def _has_manifest(repository: Repository, model: str, version: int) -> bool:
     try:
         return repository.manifest(model, version) is not None
-    except RepositoryError:
+    except RepositoryError as error:
+        _unless_unreachable(error)
         return True  # there is one, damaged
 
 
@@ -69,4 +109,129 @@ def _problems(repository: Repository, model: str, version: int) -> tuple[str, ..
     try:
         return tuple(repository.damage(model, version))
     except RepositoryError as error:  # its manifest is damaged
+        _unless_unreachable(error)
         return (str(error),)
+
+
+def _unless_unreachable(error: RepositoryError) -> None:
+    """Raise it again where it says nothing of what is stored."""
+    if error.transient:
+        raise error
+
+
+def _unused(repository: Repository, model: str, version: int) -> Finding:
+    """A version that no release names. One that is incomplete is replaced by whoever deploys it; what that would not see is a damage."""
+    try:
+        missing = repository.damage(model, version, thorough=False)
+    except RepositoryError as error:
+        _unless_unreachable(error)
+        missing = []  # its manifest is damaged
+    problems = () if missing else _problems(repository, model, version)
+    more = len(missing) - 1 if missing else 0
+    return Finding(
+        model=model,
+        version=version,
+        role="unused",
+        problems=problems,
+        about=f"no release names it{f', and it is incomplete: {missing[0]}' if missing else ''}{f' (and {more} more)' if more else ''}",
+        stale=True if missing else None,
+        removed_by=None if problems else f"the next apply of `{model}`",
+        **_lying(repository, repository.version_place(model, version)),
+    )
+
+
+def _candidates(repository: Repository, names: list[str]) -> Iterator[Finding]:
+    """What was staged and is neither promoted nor cleared away, of every model, whether it was ever released or not."""
+    told = {
+        True: ("something was released since it was staged: it can never be promoted", "the next apply of `{}`"),
+        False: ("it may still be promoted", "its own deployment, run again, or the next apply of `{}` that releases another version"),
+        None: ("nobody can tell what it was staged on", "its own deployment, run again"),
+    }
+    for model in sorted({name.partition(CANDIDATE_MARK)[0] for name in names if is_candidate(name)}):
+        for each in _waiting(repository, model) if _may_be_ours(model) else []:
+            about, removed_by = told[each.stale]
+            yield Finding(
+                model=model,
+                version=None,
+                role="candidate",
+                about=about,
+                stale=each.stale,
+                since=each.since,
+                removed_by=removed_by.format(model),
+                **_lying(repository, MODELS / each.name),
+            )
+
+
+def _waiting(repository: Repository, model: str) -> list[Waiting]:
+    try:
+        return waiting_candidates(repository, model)
+    except RepositoryError as error:  # config.pbtxt is damaged
+        _unless_unreachable(error)
+        return [Waiting(name, None, None) for name in repository.candidates(model)]
+
+
+def _converted(repository: Repository) -> Iterator[Finding]:
+    """What was converted and waits in the work area."""
+    told = {
+        True: (f"nobody came back for it in {SERVABLE_DAYS} days", "the next apply of `{}`"),
+        False: ("it waits for the rest of its deployment", f"its own deployment, or the next apply of `{{}}` after {SERVABLE_DAYS} days"),
+        None: ("nobody can tell since when it waits", "its own deployment, run again"),
+    }
+    for model in filter(_may_be_ours, repository.folders(SERVABLES)):
+        for each in waiting_servables(repository, model):
+            about, removed_by = told[each.stale]
+            yield Finding(
+                model=model,
+                version=None,
+                role="converted",
+                about=about,
+                stale=each.stale,
+                since=each.since,
+                removed_by=removed_by.format(model),
+                **_lying(repository, SERVABLES / model / each.name),
+            )
+
+
+def _staging(repository: Repository) -> Iterator[Finding]:
+    for place in repository.ownerless_staging():
+        yield Finding(
+            model=None,
+            version=None,
+            role="staging",
+            about="its process died",
+            stale=True,
+            removed_by="the next apply of any model",
+            **_lying(repository, place),
+        )
+
+
+def _upload(repository: Repository, upload: Upload) -> Finding:
+    """An upload goes with the folder that its file belongs to: a version, a candidate, the files of a converted model."""
+    parts = upload.place.path.split("/")
+    version = None
+    if upload.place.area == "work":
+        model, folder = "".join(parts[1:2]) or None, parts[:3]
+    elif is_candidate(parts[0]):
+        model, folder = parts[0].partition(CANDIDATE_MARK)[0], parts[:1]
+    else:
+        model, folder = parts[0], parts[:2]
+        version = int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() else None
+    return Finding(
+        model=model,
+        version=version,
+        role="upload",
+        where=repository.where(upload.place),
+        about="an upload that is under way, or was broken off",
+        since=upload.since,
+        removed_by=f"the removal of {repository.where(Place(upload.place.area, '/'.join(folder)))}, or a lifecycle rule of the bucket",
+    )
+
+
+def _lying(repository: Repository, place: Place) -> dict[str, Any]:
+    """Where a folder lies, and what it weighs: nothing known where it has gone meanwhile."""
+    try:
+        size = sum(file.size for file in repository.files(place))
+    except RepositoryError as error:
+        _unless_unreachable(error)
+        size = None
+    return {"where": repository.where(place), "size": size}

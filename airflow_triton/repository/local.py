@@ -16,9 +16,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from airflow_triton.errors import RepositoryError
-from airflow_triton.repository.base import Repository, decoded
+from airflow_triton.repository.base import WORK, Repository, decoded
 from airflow_triton.repository.layout import check_model_name
-from airflow_triton.repository.local_files import copy, link_or_copy, sync_folder, sync_tree, told, write_durably
+from airflow_triton.repository.local_files import copy, is_held, link_or_copy, sync_folder, sync_tree, told, write_durably
 from airflow_triton.repository.manifest import sha256
 from airflow_triton.repository.places import Item, Origin, Place, StoredConfig, StoredFile, etag_of
 
@@ -33,6 +33,8 @@ class LocalRepository(Repository):
     Raises RepositoryError where the folder cannot be used: not a folder, not writable, or a mount point of its own (the work
     area must lie on the same file system, beside it).
     """
+
+    on_disk = True
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().absolute()
@@ -159,6 +161,13 @@ class LocalRepository(Repository):
                 shutil.rmtree(staging / name, ignore_errors=True)
                 lock.unlink(missing_ok=True)
 
+    def ownerless_staging(self) -> list[Place]:
+        """See Repository."""
+        staging = WORK / "staging"
+        places = [staging / name for name in self.folders(staging)]
+        free = [place for place in places if not is_held(self.path(place).with_suffix(_HELD))]
+        return [place for place in free if self.path(place).is_dir()]  # not one whose owner removed it meanwhile
+
     def put(
         self,
         place: Place,
@@ -188,8 +197,7 @@ class LocalRepository(Repository):
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_relative_to(self.work) or source.is_relative_to(self.root):
             return link_or_copy(source, target)  # it is ours, and never changes
-        written = copy(source, target)
-        if (written or sha256(target)) != item.file.sha256:
+        if copy(source, target) != item.file.sha256:
             raise RepositoryError(f"{source} changed while it was being published; nothing was")
         return None
 

@@ -8,14 +8,15 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 from airflow_triton.errors import RepositoryError
 
-_FICLONE = 0x40049409
-"""The ioctl that lets two files share their blocks (linux/fs.h), where the file system can."""
-_PIECE = 1 << 20
-_NO_CLONE = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ETXTBSY}
+_PIECE = 8 << 20
+_READ = 1 << 20
+_NO_COPY_IN_KERNEL = {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ETXTBSY}
 
 
 @contextlib.contextmanager
@@ -39,21 +40,67 @@ def link_or_copy(source: Path, target: Path) -> None:
         copy(source, target)
 
 
-def copy(source: Path, target: Path) -> str | None:
-    """Copy a file that someone else may change later, and answer the SHA-256 of what was written; None where blocks are shared."""
-    with source.open("rb") as reading, target.open("xb") as writing:
+def copy(source: Path, target: Path, *, durable: bool = True) -> str:
+    """Copy a file that someone else may change later; answer the SHA-256 of the new file, which is on the disk then (if `durable`).
+
+    Where the file system can, the two share their blocks. Copying, digesting what was written and bringing it to the disk
+    overlap: a thread digests what the kernel has copied.
+    """
+    digest, at = hashlib.sha256(), 0
+    with source.open("rb", buffering=0) as reading, target.open("xb+", buffering=0) as writing, ThreadPoolExecutor(1) as digesting:
+        pieces = []
+        while count := _copy_piece(reading, writing):
+            pieces.append(digesting.submit(_digest_piece, digest, writing.fileno(), at, count))
+            at += count
+        if durable:
+            os.fsync(writing.fileno())
+        for piece in pieces:
+            piece.result()
+    return digest.hexdigest()
+
+
+def _copy_piece(reading: FileIO, writing: FileIO) -> int:
+    """Copy the next bytes, by the kernel where it can, and answer how many."""
+    if hasattr(os, "copy_file_range"):
         try:
-            fcntl.ioctl(writing, _FICLONE, reading.fileno())
+            if count := os.copy_file_range(reading.fileno(), writing.fileno(), _PIECE):
+                return count
         except OSError as error:
-            if error.errno not in _NO_CLONE:
+            if error.errno not in _NO_COPY_IN_KERNEL:
                 raise
-        else:
-            return None
-        digest = hashlib.sha256()
-        while piece := reading.read(_PIECE):
-            digest.update(piece)
-            writing.write(piece)
-        return digest.hexdigest()
+    piece = memoryview(reading.read(_READ))
+    written = 0
+    while written < len(piece):
+        written += writing.write(piece[written:])
+    return written
+
+
+def _digest_piece(digest: hashlib._Hash, descriptor: int, at: int, count: int) -> None:
+    end = at + count
+    while at < end:
+        piece = os.pread(descriptor, min(_READ, end - at), at)
+        if not piece:
+            raise OSError(errno.EIO, "the file became shorter while it was being written")
+        digest.update(piece)
+        at += len(piece)
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a file lock, or we may not know."""
+    try:
+        descriptor = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def sync_tree(folder: Path) -> None:

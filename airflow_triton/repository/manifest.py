@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -41,6 +42,16 @@ class Probe(BaseModel):
     outputs: dict[str, dict[str, Any]]
 
 
+ADOPTED = "adopted-"
+"""How the servable ids of versions start that this package did not make, but took over."""
+
+
+def adopted_id(files: Iterable[FileDigest]) -> str:
+    """The servable id of files of unknown origin: their names and their content."""
+    rows = json.dumps(["files", *([file.path, file.sha256] for file in files)])
+    return f"{ADOPTED}{hashlib.sha256(rows.encode()).hexdigest()[:32]}"
+
+
 class Manifest(BaseModel):
     """`deployment.json` in a version's folder, written with the version and never changed after.
 
@@ -61,6 +72,10 @@ class Manifest(BaseModel):
     mlflow_uri: str | None = None
     created_at: str = Field(default_factory=now)
 
+    def is_of(self, servable_id: str) -> bool:
+        """Whether the files are those of that servable: made of the same, or the very files that were taken over under that id."""
+        return servable_id in (self.servable_id, adopted_id(self.files))
+
     @classmethod
     def parse(cls, text: str, where: str) -> Manifest:
         """Read a manifest's text; `where` names it in errors."""
@@ -72,10 +87,15 @@ class Manifest(BaseModel):
         return manifest
 
 
-def digest_files(folder: Path) -> tuple[FileDigest, ...]:
-    """Every file below `folder`, the manifest left out, in the order of their paths."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).as_posix() != MANIFEST_FILE)
-    return tuple(FileDigest(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256(path)) for path in paths)
+def digest_files(folder: Path, *, known: Mapping[str, str] | None = None) -> tuple[FileDigest, ...]:
+    """Every file below `folder`, the manifest left out, in the order of their paths; `known` are digests that need no reading."""
+    known = known or {}
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return tuple(
+        FileDigest(path=name, size=path.stat().st_size, sha256=known.get(name) or sha256(path))
+        for name, path in paths.items()
+        if name != MANIFEST_FILE
+    )
 
 
 def same_files(folder: Path, objects: Mapping[str, StoredObject], files: Iterable[FileDigest]) -> dict[str, StoredObject]:

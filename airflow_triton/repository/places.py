@@ -62,6 +62,14 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """An upload in parts that is under way, or was broken off: where its file would lie, and when it began."""
+
+    place: Place
+    since: str
+
+
+@dataclass(frozen=True)
 class StoredConfig:
     """The text of a config.pbtxt, and the tag that `Repository.swap_config` compares."""
 

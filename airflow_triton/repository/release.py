@@ -16,12 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from airflow_triton import model_config
 from airflow_triton.errors import ModelConfigError, RepositoryError
 from airflow_triton.repository.layout import LAYOUT, check_layout
-from airflow_triton.repository.manifest import now
+from airflow_triton.repository.manifest import ADOPTED, now
 
 _MARK = "# airflow-triton-journal: "
 _BANNER = "# Written by airflow-provider-triton. Change the spec and apply it; `airflow-triton rollback` goes back.\n"
-ADOPTED = "adopted-"
-"""How the servable ids of versions start that this package did not make, but took over."""
 MOST_RELEASES = 20
 """How many releases the journal remembers."""
 

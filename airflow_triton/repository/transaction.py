@@ -2,7 +2,8 @@
 
 1. `store_version`: the version's folder appears, complete, with its manifest. Triton does not look at it: config.pbtxt does not
    name it.
-2. `commit`: config.pbtxt changes in one atomic compare-and-swap. This is the release.
+2. `commit`: config.pbtxt changes in one atomic compare-and-swap. This is the release. (`publish` is both; on a disk, the first version
+   of a model appears together with its config.pbtxt, for without one Triton may guess what to do with a version.)
 3. `revert`: where the server refuses the release, config.pbtxt becomes, byte for byte, what it was.
 4. `prune`: versions that neither serve nor are kept for rollback go.
 """
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from airflow_triton.errors import ConflictError, RepositoryError
 from airflow_triton.repository import release as journal
 from airflow_triton.repository.base import Repository
-from airflow_triton.repository.layout import MANIFEST_FILE
+from airflow_triton.repository.layout import CONFIG_FILE, MANIFEST_FILE
 from airflow_triton.repository.manifest import Manifest
 from airflow_triton.repository.places import Item, StoredConfig, etag_of
 from airflow_triton.repository.release import Release
@@ -64,8 +65,11 @@ def store_version(repository: Repository, model: str, version: int, items: Seque
         if _is_stored(repository, model, version, manifest):
             return  # someone else stored the very same meanwhile
         _refuse_change(repository, model, version, manifest)
-        note = {MANIFEST_FILE: manifest.model_dump_json(indent=1) + "\n"}
-        repository.put(repository.version_place(model, version), items, first=note, replace=True)
+        repository.put(repository.version_place(model, version), items, first={MANIFEST_FILE: _text(manifest)}, replace=True)
+
+
+def _text(manifest: Manifest) -> str:
+    return manifest.model_dump_json(indent=1) + "\n"
 
 
 def _is_stored(repository: Repository, model: str, version: int, manifest: Manifest) -> bool:
@@ -102,6 +106,26 @@ def _refuse_foreign(repository: Repository, model: str, version: int, stored: Ma
         )
 
 
+def publish(
+    repository: Repository, model: str, items: Sequence[Item], manifest: Manifest, release: Release, *, expected: StoredConfig | None
+) -> StoredConfig:
+    """Store a version, if it is not, and let `release` serve it, if config.pbtxt is still `expected` (None: if there still is none).
+
+    Raises:
+        ConflictError: as `store_version` and `commit` say; what served still serves.
+
+    """
+    if expected is None and repository.on_disk and not repository.files(repository.model_place(model)):
+        text = journal.render([release])
+        note = {f"{release.version}/{MANIFEST_FILE}": _text(manifest)}
+        versioned = [item.under(release.version) for item in items]
+        with repository.locked(model):
+            if repository.put(repository.model_place(model), versioned, first=note, last={CONFIG_FILE: text}):
+                return repository.read_config(model) or StoredConfig(text, "")
+    store_version(repository, model, release.version, items, manifest)
+    return commit(repository, model, release, expected=expected)
+
+
 def commit(repository: Repository, model: str, release: Release, *, expected: StoredConfig | None) -> StoredConfig:
     """Make `release` the one that serves, if config.pbtxt is still `expected` (None: if there still is none).
 
@@ -122,9 +146,21 @@ def revert(repository: Repository, model: str, *, committed: StoredConfig, befor
         ConflictError: someone else released after that commit; theirs stays.
 
     """
+    if before is None and repository.on_disk and _is_ours_alone(repository, model):
+        with repository.locked(model):
+            if etag_of(repository.read_config(model)) == committed.etag:
+                repository.remove(repository.model_place(model))  # at once, as it came: no version is left without config.pbtxt
+                return
     repository.swap_config(model, before.text if before else None, expected=committed.etag)
     if before is None:
         prune(repository, model, keep=0)
+
+
+def _is_ours_alone(repository: Repository, model: str) -> bool:
+    """Whether nothing lies in the model's folder but config.pbtxt and versions with a manifest of ours."""
+    ours = {str(version) for version in repository.versions(model) if repository.manifest(model, version) is not None}
+    found = {file.path.partition("/")[0] for file in repository.files(repository.model_place(model))}
+    return found <= {CONFIG_FILE, *ours}
 
 
 def kept_versions(found: Sequence[Release], keep: int) -> list[int]:

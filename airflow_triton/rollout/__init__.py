@@ -8,7 +8,7 @@ from airflow_triton.rollout.adoption import adopt
 from airflow_triton.rollout.pipeline import Rollout, deploy
 from airflow_triton.rollout.records import Candidate, Converted, Outcome
 from airflow_triton.rollout.rollback import rollback
-from airflow_triton.rollout.status import Status, status
+from airflow_triton.rollout.status import Status, status, status_of_all
 from airflow_triton.rollout.target import Connections, Target, find_target, opened
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "opened",
     "rollback",
     "status",
+    "status_of_all",
 ]

@@ -8,6 +8,7 @@ serves; a promotion that the server does not take is put back.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -134,13 +135,13 @@ class Rollout:
             neighbours = self.store.lying_at(source.artifacts)  # before the download: what changes after it is not copied
             model = self.registry.download(source, self.workspace)
             try:
-                servable = conversion.convert(model, folder / "files", to=self.spec.convert.to, timeout=self.spec.convert.timeout_seconds)
+                rules = self.spec.convert
+                made = conversion.convert(model, folder / "files", to=rules.to, shared=self.store.on_disk, timeout=rules.timeout_seconds)
             except ConversionError as error:
                 raise ConversionError(str(error).replace(str(model), str(source))) from None
-            files = repository.digest_files(folder / "files")
-            converted = Converted(source=source, servable_id=identity, servable=servable, files=files)
-            known = repository.same_files(model, neighbours, files)
-            items = [Item(file, known.get(file.sha256, folder / "files" / file.path)).named(file.sha256) for file in files]
+            converted = Converted(source=source, servable_id=identity, servable=made.servable, files=made.files)
+            known = repository.same_files(model, neighbours, made.files)
+            items = [Item(file, known.get(file.sha256, folder / "files" / file.path)).named(file.sha256) for file in made.files]
             self.store.put(
                 self.store.servable_place(self.spec.name, identity),
                 items,
@@ -301,7 +302,7 @@ class Rollout:
                 config=candidate.config,
                 probe=report.probe,
             )
-            repository.store_version(self.store, name, source.version, self._items(candidate.converted), manifest)
+            items = self._items(candidate.converted)
             release = Release(
                 id=candidate.id,
                 version=source.version,
@@ -310,7 +311,8 @@ class Rollout:
                 config=candidate.config,
                 alias=self.spec.promote.alias,
             )
-            let_serve(self.store, self.servers, name, release, before=before, probe=report.probe)
+            publish = functools.partial(repository.publish, self.store, name, items, manifest, release, expected=before)
+            let_serve(self.store, self.servers, name, release, before=before, probe=report.probe, commit=publish)
             previous = found[-1].version if found else None
             replaced = found[-1].mlflow_version if found else None
             warnings = self._warn(self.servers.control.warnings(source.version))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from airflow_triton import repository
@@ -46,8 +47,10 @@ def rollback(
     servers.check(repository.mode_probe(model))
     current = found[-1]
     release = target.model_copy(update={"how": "rollback", "at": now()})
-    let_serve(store, servers, model, release, before=before, probe=manifest.probe)
-    if manifest.source is None:
+    probe = manifest.probe if manifest.servable_id == release.servable_id else None  # it is asked as it was validated
+    commit = functools.partial(repository.commit, store, model, release, expected=before)
+    let_serve(store, servers, model, release, before=before, probe=probe, commit=commit)
+    if manifest.source is None or release.mlflow_version is None:
         warnings = [f"version {target.version} was taken over, not deployed from MLflow: the alias and the tags there stay as they are"]
     else:
         verdicts = Verdicts(registry, model)
@@ -66,7 +69,7 @@ def _target(model: str, found: Sequence[Release], to: int | None, store: Reposit
     for release in reversed(found):
         if release.version == to or (to is None and not release.is_same_as(current)):
             manifest = store.manifest(model, release.version)
-            if manifest is not None and manifest.servable_id == release.servable_id:
+            if manifest is not None and manifest.is_of(release.servable_id):
                 return release, manifest
     told = f"version {to}" if to is not None else f"anything before version {current.version}"
     raise RepositoryError(

@@ -84,7 +84,14 @@ class Servers:
 
 
 def let_serve(
-    store: Repository, servers: Servers, model: str, release: Release, *, before: StoredConfig | None, probe: Probe | None
+    store: Repository,
+    servers: Servers,
+    model: str,
+    release: Release,
+    *,
+    before: StoredConfig | None,
+    probe: Probe | None,
+    commit: Callable[[], StoredConfig],
 ) -> None:
     """Commit `release` and let every server serve it; whatever fails, config.pbtxt is again what it was `before`, and served.
 
@@ -96,7 +103,7 @@ def let_serve(
     served = repository.releases(store, model, before)[-1] if before else None
     changed = served is not None and served.version == release.version and served.config != release.config
     seen = servers.look(model, release.version, replaced=served.config if served and changed else None)
-    committed = repository.commit(store, model, release, expected=before)
+    committed = commit()
     try:
         servers.serve(model, release.version, probe, config=release.config, before=seen)
     except BaseException as error:

@@ -5,6 +5,6 @@ with the server's own reason.
 """
 
 from airflow_triton.server.address import ServerAddress
-from airflow_triton.server.client import LoadedModel, TritonClient
+from airflow_triton.server.client import LoadedModel, TritonClient, ready
 
-__all__ = ["LoadedModel", "ServerAddress", "TritonClient"]
+__all__ = ["LoadedModel", "ServerAddress", "TritonClient", "ready"]

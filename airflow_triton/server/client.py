@@ -122,8 +122,7 @@ class TritonClient:
 
         A request that names no version goes to the highest of them (Triton's rule).
         """
-        rows = [row for row in self.index() if row.name == model and row.version is not None and row.state == "READY"]
-        return tuple(sorted(row.version for row in rows if row.version is not None))
+        return ready(self.index()).get(model, ())
 
     def config(self, model: str, version: int | None = None) -> dict[str, Any]:
         """The configuration with which that version was loaded (not what config.pbtxt says today), in protobuf's JSON.
@@ -165,6 +164,15 @@ class TritonClient:
         listed = response["outputs"] if isinstance(response, dict) else response.outputs
         names = [output["name"] if isinstance(output, dict) else output.name for output in listed]
         return {name: answer.as_numpy(name) for name in names}
+
+
+def ready(rows: Iterable[LoadedModel]) -> dict[str, tuple[int, ...]]:
+    """The versions of every model that answer by what an index says, in rising order."""
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        if row.version is not None and row.state == "READY":
+            found.setdefault(row.name, []).append(row.version)
+    return {model: tuple(sorted(versions)) for model, versions in found.items()}
 
 
 def _datatype(name: str, array: np.ndarray) -> str:

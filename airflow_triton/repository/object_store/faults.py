@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from airflow_triton.errors import RepositoryError, RepositoryUnreachableError
 
@@ -19,6 +21,9 @@ _DENIED_CODES = re.compile(
     r"AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|\b40[13]\b|Forbidden|AuthorizationFailure"
 )
 _MOST = 400
+_BROKEN_OFF = re.compile(r"response body|IncompleteRead|EOF", re.IGNORECASE)
+_PAUSES = (0.2, 0.4, 0.8, 1.6)
+_Answer = TypeVar("_Answer")
 
 
 @contextlib.contextmanager
@@ -33,6 +38,21 @@ def translated(store: str, doing: str) -> Iterator[None]:
         if not is_store_error(error) or is_condition(error):
             raise
         raise described(store, doing, error) from None
+
+
+def whole(ask: Callable[[], _Answer]) -> _Answer:
+    """What `ask`, which changes nothing, answers; it is asked again where the answer broke off.
+
+    The store's client does so only for an object's bytes: not for a list, nor for the answer that there is no such object.
+    """
+    for pause in _PAUSES:
+        try:
+            return ask()
+        except Exception as error:
+            if not is_store_error(error) or not _BROKEN_OFF.search(str(error)):
+                raise
+            time.sleep(pause)
+    return ask()
 
 
 def is_store_error(error: Exception) -> bool:

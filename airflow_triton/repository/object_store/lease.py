@@ -13,13 +13,13 @@ import os
 import threading
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import obstore
 
 from airflow_triton.errors import ConflictError, RepositoryUnreachableError
 from airflow_triton.repository.object_store.faults import is_condition
+from airflow_triton.repository.object_store.owners import is_dead, this_process
 from airflow_triton.repository.object_store.probe import unchanged
 
 if TYPE_CHECKING:
@@ -29,32 +29,6 @@ LEASE_SECONDS = 30.0
 """How long an owner may be silent. It renews three times as often."""
 WAIT_SECONDS = 600.0
 """How long to wait for an owner that does renew: it may be uploading."""
-
-
-def this_process() -> str:
-    """What identifies this process on this machine, for as long as the machine runs: boot, namespace, pid, time of start."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 it is no path
-        return f"{boot}/{namespace}/{os.getpid()}/{_started(os.getpid())}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-
-
-def is_dead(process: str) -> bool:
-    """Whether that was a process of this machine which runs no more; false where we cannot know."""
-    mine = this_process()
-    if not mine or not process or mine.split("/")[:2] != process.split("/")[:2]:
-        return False
-    _, _, pid, started = process.split("/")
-    try:
-        return _started(int(pid)) != started
-    except (OSError, ValueError, IndexError):
-        return True
 
 
 class Lease:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import obstore
@@ -21,11 +22,14 @@ from airflow_triton.errors import RepositoryError
 from airflow_triton.repository.manifest import now
 from airflow_triton.repository.object_store.connect import Connection
 from airflow_triton.repository.object_store.faults import is_condition
+from airflow_triton.repository.object_store.owners import is_dead, this_process
+from airflow_triton.repository.object_store.transfer import delete
 
 if TYPE_CHECKING:
     from obstore import PutMode, PutResult, UpdateVersion
 
 _RACERS = 8
+_LONG = timedelta(hours=1)
 _CONTENT = b"airflow-provider-triton asks what this store does"
 
 
@@ -46,22 +50,42 @@ class Abilities(BaseModel):
 
 
 def probe(connection: Connection, where: str, folder: str, bucket: str) -> Abilities:
-    """Ask the store, with a few small objects in `folder` that are gone afterwards.
+    """Ask the store, with a few small objects in `folder` that are gone afterwards, as are those of one that was killed.
 
     Raises:
         RepositoryError: the store gives back something else than was written.
 
     """
-    key = f"{folder}/{uuid.uuid4().hex}"
+    owner = base64.urlsafe_b64encode(this_process().encode()).decode()
+    key = f"{folder}/{uuid.uuid4().hex}.{owner}"
+    left: list[str] = []
     try:
         why_not = _condition_not_kept(connection, key)
         with contextlib.suppress(FileNotFoundError):
             if bytes(obstore.get(connection.store, key).bytes()) not in (_CONTENT, b"changed"):
                 raise RepositoryError(f"{where} gives back something else than was written to it: it cannot hold models")
-        checks = _checks_digests(connection, f"{key}-digest", bucket)
+        checks = _checks_digests(connection, f"{key}.digest", bucket)
+        left = _left(connection, folder, key)
     finally:
-        obstore.delete(connection.store, [key, f"{key}-race", f"{key}-digest"])
+        delete(connection.store, [key, f"{key}.race", f"{key}.digest", *left])
     return Abilities(where=where, conditional_writes=not why_not, why_not=why_not, checks_digests=checks, at=now())
+
+
+def _left(connection: Connection, folder: str, key: str) -> list[str]:
+    """What others left who were killed while they asked: processes of this machine that are dead, and whoever began long ago.
+
+    `key` was written just now, so that its time and the others' are by one clock, the store's.
+    """
+    rows = {row["path"]: row["last_modified"] for page in obstore.list(connection.store, f"{folder}/") for row in page}
+    now_there = rows.get(key)
+    return [path for path, at in rows.items() if _is_of_the_dead(path) or (now_there is not None and now_there - at > _LONG)]
+
+
+def _is_of_the_dead(path: str) -> bool:
+    try:
+        return is_dead(base64.urlsafe_b64decode(path.rpartition("/")[2].split(".")[1]).decode())
+    except (IndexError, ValueError):
+        return False  # not ours, or of an older release
 
 
 def _condition_not_kept(connection: Connection, key: str) -> str:
@@ -80,7 +104,7 @@ def _condition_not_kept(connection: Connection, key: str) -> str:
     except (obstore.exceptions.NotSupportedError, obstore.exceptions.PreconditionError):
         return "it refuses an update (If-Match) of what is as expected"
     with ThreadPoolExecutor(_RACERS) as pool:
-        winners = sum(pool.map(lambda _: _wins(connection, f"{key}-race", "create"), range(_RACERS)))
+        winners = sum(pool.map(lambda _: _wins(connection, f"{key}.race", "create"), range(_RACERS)))
     return "" if winners == 1 else f"of {_RACERS} creates at once {winners} succeed"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,11 @@ from filelock import FileLock
 
 from airflow_triton.errors import RepositoryError
 from airflow_triton.repository.base import MODELS, WORK, Repository, decoded
-from airflow_triton.repository.layout import check_model_name
+from airflow_triton.repository.layout import candidates_of, check_model_name, is_candidate
 from airflow_triton.repository.object_store.address import StoreAddress
 from airflow_triton.repository.object_store.connect import Connection, Deadlines, SessionLookup, connect
-from airflow_triton.repository.object_store.faults import is_condition, translated
-from airflow_triton.repository.places import Item, Origin, Place, StoredConfig, StoredFile, StoredObject, etag_of
+from airflow_triton.repository.object_store.faults import is_condition, translated, whole
+from airflow_triton.repository.places import Item, Origin, Place, StoredConfig, StoredFile, StoredObject, Upload, etag_of
 
 if TYPE_CHECKING:
     from airflow_triton.repository.object_store.lease import Lease
@@ -48,6 +49,9 @@ class ObjectRepository(Repository):
         connection: an open bucket, in place of one that is made of the address.
 
     """
+
+    new_times = True
+    """Whether config.pbtxt gets a new time with every change, for which it has to wait up to a second: by the time Triton tells changes."""
 
     def __init__(
         self,
@@ -143,15 +147,33 @@ class ObjectRepository(Repository):
         """See Repository. Told from the objects in them: a store over a file system (SeaweedFS) lists folders that are empty, too."""
         return sorted({file.path.partition("/")[0] for file in self.files(place) if "/" in file.path})
 
+    def candidates(self, model: str) -> list[str]:
+        """See Repository. Told from the names of the folders, and not from all objects in them."""
+        import obstore
+
+        prefix = f"{self.key(MODELS)}/"
+        with self._asked(f"list {self.where(MODELS)}"):
+            folders = whole(lambda: obstore.list_with_delimiter(self._connection.store, prefix)["common_prefixes"])
+        names = candidates_of(model, (folder.removeprefix(prefix) for folder in folders))
+        return sorted(name for name in names if self.files(MODELS / name))
+
+    def all_versions(self) -> dict[str, list[int]]:
+        """See Repository: of one listing."""
+        found: dict[str, set[int]] = {}
+        for model, version, *below in (file.path.split("/", 2) for file in self.files(MODELS) if "/" in file.path):
+            versions = found.setdefault(model, set())
+            if below and version.isdecimal():
+                versions.add(int(version))
+        return {model: sorted(versions) for model, versions in sorted(found.items()) if not is_candidate(model)}
+
     def files(self, place: Place) -> list[StoredFile]:
         """See Repository."""
         import obstore
 
         prefix = f"{self.key(place)}/"
         with self._asked(f"list {self.where(place)}"):
-            pages = obstore.list(self._connection.store, prefix, chunk_size=_LIST)
-            rows = [StoredFile(row["path"].removeprefix(prefix), row["size"]) for page in pages for row in page]
-        return sorted(rows, key=lambda row: row.path)
+            listed = whole(lambda: [row for page in obstore.list(self._connection.store, prefix, chunk_size=_LIST) for row in page])
+        return sorted((StoredFile(row["path"].removeprefix(prefix), row["size"]) for row in listed), key=lambda row: row.path)
 
     def read(self, place: Place) -> StoredConfig | None:
         """See Repository."""
@@ -159,7 +181,7 @@ class ObjectRepository(Repository):
 
         with self._asked(f"read {self.where(place)}"):
             try:
-                answer = obstore.get(self._connection.store, self.key(place))
+                answer = whole(lambda: obstore.get(self._connection.store, self.key(place)))
                 content, etag = bytes(answer.bytes()), answer.meta["e_tag"]
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
@@ -212,6 +234,10 @@ class ObjectRepository(Repository):
             return False
         for name, text in first.items():
             self._write(place / name, text)
+        if replace:
+            with self._asked(f"clear {self.where(place)}"):
+                self._guard()
+                self._transfer.abandon_uploads(f"{self.key(place)}/")  # of one that was killed: nobody else writes here
         pairs = [(self.key(place / item.file.path), item) for item in items]
         with self._asked(f"write {self.where(place)}"):
             for group in (pairs[:-1], pairs[-1:]):
@@ -242,6 +268,13 @@ class ObjectRepository(Repository):
             self._transfer.abandon_uploads(f"{self.key(place)}/")
             for group in ([path for path in paths if path not in notes], notes):
                 self._transfer.delete(self.key(place / path) for path in group)
+
+    def unfinished_uploads(self) -> list[Upload]:
+        """See Repository; of S3 alone."""
+        with self._asked("list the uploads that are not finished"):
+            return [
+                Upload(area / key, since) for area in (MODELS, WORK) for key, since in self._reader.unfinished_uploads(f"{self.key(area)}/")
+            ]
 
     def _write(self, place: Place, text: str, mode: Any = "overwrite") -> str:
         import obstore
@@ -280,16 +313,15 @@ class ObjectRepository(Repository):
             lease.release()
 
     def _swap(self, place: Place, text: str | None, *, expected: str | None) -> str | None:
-        import obstore
-
+        if text is not None and expected is not None and self.new_times:
+            self._await_new_time(place)
         if text is None or not self.abilities.conditional_writes:
             if etag_of(self.read(place)) != expected:
                 raise self._overtaken(place)
             if text is not None:
                 return self._write(place, text)
-            with self._asked(f"remove {self.where(place)}"):
-                self._guard()
-                obstore.delete(self._connection.store, self.key(place))
+            if expected is not None:
+                self._delete(place, expected)
             return None
         try:
             return self._write(place, text, mode={"e_tag": expected} if expected else "create")
@@ -300,3 +332,49 @@ class ObjectRepository(Repository):
             if is_condition(error):
                 raise self._overtaken(place) from None
             raise
+
+    def _await_new_time(self, place: Place) -> None:
+        """Wait until what is written now will not have the time of the file that it replaces.
+
+        A store tells times in whole seconds. The lock, which was written a moment ago, tells what time it is there.
+        """
+        import obstore
+
+        if not self._held:  # a lock folder: nobody tells the store's time
+            time.sleep(1.0)
+            return
+        with self._asked(f"look at {self.where(place)}"), contextlib.suppress(FileNotFoundError):
+            lock, file = (obstore.head(self._connection.store, key)["last_modified"] for key in (self._held[-1].key, self.key(place)))
+            if lock <= file:
+                time.sleep(1.0)
+
+    def _delete(self, place: Place, expected: str) -> None:
+        """Remove a file that had this etag when it was looked at; where the store can, only if it still has."""
+        from airflow_triton.repository.object_store.transfer import delete
+
+        try:
+            with self._asked(f"remove {self.where(place)}"):
+                self._guard()
+                if not self._delete_on_condition(self.key(place), expected):
+                    delete(self._connection.store, [self.key(place)])
+        except Exception as error:
+            if not is_condition(error):
+                raise
+            if self.read(place) is not None:
+                raise self._overtaken(place) from None  # else it went through, and the answer was lost
+
+    def _delete_on_condition(self, key: str, etag: str) -> bool:
+        """Ask S3 to remove what has this etag and nothing else; false where the store, or an old boto3, knows no such request."""
+        if self._connection.s3 is None:
+            return False
+        from botocore.exceptions import ClientError, ParamValidationError
+
+        try:
+            self._connection.s3.delete_object(Bucket=self.address.bucket, Key=key, IfMatch=etag)
+        except ParamValidationError:
+            return False
+        except ClientError as error:
+            if error.response.get("Error", {}).get("Code") != "NotImplemented":
+                raise
+            return False
+        return True

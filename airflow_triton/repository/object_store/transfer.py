@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from airflow_triton.errors import RepositoryError
 from airflow_triton.repository.places import Item, StoredObject
 
 if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
     from airflow_triton.repository.manifest import FileDigest
     from airflow_triton.repository.object_store.connect import Connection
 
@@ -106,14 +110,51 @@ class Transfer:
                 stream.write(piece)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects, as few requests as that takes; those that are not there are fine."""
-        if listed := list(keys):
-            obstore.delete(self._store, listed)
+        """Remove objects, in as few requests as that takes; those that are not there are fine."""
+        delete(self._store, keys)
+
+    def unfinished_uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """The keys, below a prefix, of uploads that are under way or were broken off, and when each began."""
+        rows = self._uploads(prefix)
+        return [(row["Key"].removeprefix(prefix), row["Initiated"].astimezone(timezone.utc).isoformat(timespec="seconds")) for row in rows]
 
     def abandon_uploads(self, prefix: str) -> None:
         """Remove what uploads left below a prefix that were broken off: nobody sees it, and it is paid for."""
-        if self._s3 is None:
-            return
-        for page in self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix):
-            for upload in page.get("Uploads", []):
+        for upload in self._uploads(prefix):
+            assert self._s3 is not None
+            with _or_none():
                 self._s3.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _uploads(self, prefix: str) -> list[Any]:
+        if self._s3 is None:
+            return []
+        found: list[Any] = []
+        with _or_none():
+            for page in self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix):
+                found += page.get("Uploads", [])
+        return found
+
+
+def delete(store: ObjectStore, keys: Iterable[str]) -> None:
+    """Remove objects, in as few requests as that takes; those that are not there are fine, also where the store minds (Azure, Google)."""
+    listed = list(keys)
+    if not listed:
+        return
+    try:
+        obstore.delete(store, listed)
+    except FileNotFoundError:
+        for key in listed:
+            with contextlib.suppress(FileNotFoundError):
+                obstore.delete(store, key)
+
+
+@contextlib.contextmanager
+def _or_none() -> Iterator[None]:
+    """Fine where there is no such upload: it is gone by now, or it is how the server says that there is none at all (rclone)."""
+    from botocore.exceptions import ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        if error.response.get("Error", {}).get("Code") != "NoSuchUpload":
+            raise
