@@ -26,7 +26,7 @@ demo: install  ## the main job, in front of you: MLflow, Airflow and Triton on t
 test: install  ## the whole test suite
 	@$(BIN)/python -m pytest
 
-soak: install  ## kill a deployment at every file-system call, twice (half an hour); writes docs/soak.md
+soak: install  ## kill a deployment at every call of the file system and of an object store (an hour); writes docs/soak.md
 	@AIRFLOW_TRITON_SOAK=1 $(BIN)/python -m pytest tests/test_crash.py -k test_soak
 
 lint: install  ## ruff, the type checker and the import contract
@@ -37,7 +37,7 @@ lint: install  ## ruff, the type checker and the import contract
 
 bench: install  ## measure what the docs claim, against peers, into docs/benchmarks.md (quiet machine, please)
 	@{ printf '# Benchmarks\n\nMade by `make bench` on %s, %s cores. Medians; the ratio is what counts.\n\n' "$$(date +%F)" "$$(nproc)"; \
-	   for each in benchmarks/*.py; do AIRFLOW_HOME=$$(mktemp -d) $(BIN)/python $$each; done; } > docs/benchmarks.md
+	   for each in benchmarks/[a-z]*.py; do AIRFLOW_HOME=$$(mktemp -d) $(BIN)/python $$each; done; } > docs/benchmarks.md
 	@cat docs/benchmarks.md
 
 format: install  ## let ruff rewrite what it can

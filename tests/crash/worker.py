@@ -5,7 +5,8 @@ writing, mkdir, rename, link, remove, rmdir, ...), before an fsync, a write or a
 event, or none with a path; the profiler sees them), and before a call to the server. Nothing of the package is replaced.
 
 Started with no arguments it reads jobs from stdin, one JSON object in a line, forks for each (so that the imports are paid once), and
-answers with the child's exit status. Job: `spec`, `phase`, `arguments`, `kill_at` (null: never), `log`.
+answers with the child's exit status. Job: `spec`, `phase`, `arguments`, `folders` (whose files count), `kill_at` (null: never), `log`,
+`proxy` (null, or `endpoint`, `at` and `when`: the request at which the proxy is to kill it), `parts` (null, or the size of parts).
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import mlflow  # noqa: F401 - before the fork, as are the others
+import boto3.s3.transfer  # noqa: F401 - before the fork, as are the others
+import mlflow  # noqa: F401
+import obstore.auth.boto3  # noqa: F401
 import tritonclient.grpc  # noqa: F401
+from stores.proxy import arm
 
 import airflow_triton
 from airflow_triton.registry import ModelSource, Registry
+from airflow_triton.repository.object_store import lease, neighbour, probe, transfer  # noqa: F401
 from airflow_triton.rollout import Candidate, Converted, Rollout, find_target, opened, rollback
 from airflow_triton.spec import spec_from_mapping
 from airflow_triton.validation import ValidationReport
@@ -176,6 +181,7 @@ def _rollback(rollout: Rollout, arguments: dict[str, Any]) -> None:
 
 
 PHASES: dict[str, Callable[[Rollout, dict[str, Any]], Any]] = {
+    "convert": lambda rollout, given: rollout.convert(ModelSource.model_validate(given["source"])),
     "stage": lambda rollout, given: rollout.stage(Converted.model_validate(given["converted"]), given["config"]),
     "promote": lambda rollout, given: rollout.promote(
         Candidate.model_validate(given["candidate"]), ValidationReport.model_validate(given["report"])
@@ -189,7 +195,11 @@ PHASES: dict[str, Callable[[Rollout, dict[str, Any]], Any]] = {
 def _run(job: dict[str, Any]) -> None:
     spec = spec_from_mapping(job["spec"])
     target = find_target(spec)
-    points = KillPoints([str(target.store.root), str(target.store.work)], job["kill_at"], job["log"])
+    points = KillPoints(job["folders"], job["kill_at"], job["log"])
+    if job["parts"]:
+        transfer.PART_BYTES = transfer.COPY_PART_BYTES = job["parts"]
+    if proxy := job["proxy"]:
+        arm(proxy["endpoint"], at=proxy["at"], when=proxy["when"])
     with opened(spec, target) as rollout:
         assert isinstance(rollout.registry, Registry)
         points.start()
