@@ -16,7 +16,6 @@ from airflow_triton.repository.garbage import (
     waiting_servables,
 )
 from airflow_triton.repository.layout import check_model_name, is_candidate
-from airflow_triton.repository.local import LocalRepository
 from airflow_triton.repository.places import Place, Upload
 from airflow_triton.repository.transaction import releases
 from airflow_triton.spec.values import CANDIDATE_MARK
@@ -50,7 +49,7 @@ class Finding(BaseModel):
 
 def fsck(repository: Repository, *, progress: Callable[[str], None] = lambda _: None) -> list[Finding]:
     """Read every byte of every version of ours and compare it with its manifest, and name what attempts left; change nothing."""
-    if isinstance(repository, LocalRepository):
+    if repository.on_disk:
         repository.check_exists()  # a store says so when it is listed, and would be probed and marked by it
     names = repository.folders(MODELS)
     findings = [finding for model in names if not is_candidate(model) for finding in _model(repository, model, progress)]
