@@ -196,7 +196,10 @@ def _soak(campaign: Campaign, scenarios: Sequence[Scenario], modes: Sequence[boo
             rows.append(row := Row(str(phase), points))
             for mode in modes:
                 for number, point in enumerate(points, 1):
+                    known = len(row.problems)
                     campaign.kill(phase, point, row, restart=number % 2 == 0 if mode is None else mode)
+                    with told.disabled():
+                        sys.stdout.write("".join(f"{problem}\n" for problem in row.problems[known:]))
                     if number % 10 == 0 or number == len(points):
                         how = {True: "restarted", False: "ran on", None: "ran on or restarted"}[mode]
                         with told.disabled():

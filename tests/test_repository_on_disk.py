@@ -115,6 +115,16 @@ def _same_folder(folder: Path, names: list[str]) -> bool:
         return False
 
 
+def test_an_empty_folder_that_a_dead_attempt_left_goes(disk: Disk) -> None:
+    """Killed between the removal of the last thing in a model's folder and that of the folder: the next removal takes it."""
+    place = disk.store.servable_place(MODEL, "abc")
+    disk.store.path(place).parent.mkdir(parents=True)
+
+    disk.store.remove(place)
+
+    assert not disk.store.path(place).parent.exists()
+
+
 PRELUDE = """
 import sys
 from pathlib import Path

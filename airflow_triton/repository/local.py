@@ -208,7 +208,7 @@ class LocalRepository(Repository):
             try:
                 folder.rename(grave / folder.name)
             except FileNotFoundError:
-                return
+                pass  # an earlier attempt may have got as far as this
             except OSError as error:
                 raise RepositoryError(f"{folder} cannot be removed: {error}") from None
             if "/" in place.path:
