@@ -16,8 +16,9 @@ install: $(VENV)/.installed  ## build .venv with everything (again only when the
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a minute or two the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv torch
 	@set -o pipefail; $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]' 2>&1 | grep -v '^ [-+~] '
+	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps tensorrt-stubs==10.13.0.35.1  # for the type checker; it depends on TensorRT itself
 	@touch $@
 
 demo: install  ## the main job, in front of you: MLflow, Airflow and Triton on this machine (KEEP=1 keeps the server up)

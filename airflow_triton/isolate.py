@@ -18,68 +18,127 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from airflow_triton import errors
 
-JSON: TypeAlias = "Mapping[str, JSON] | list[JSON] | str | int | float | bool | None"
+JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
 POLL_SECONDS = 0.02
 ORPHAN_CHECK_SECONDS = 1.0
 TAIL_CHARACTERS = 2000
 FRAMES = 3
+OOM_SCORE = 1000
 
 
-def run_in_child(function: str, arguments: Mapping[str, JSON], *, timeout: float = 600.0, what: str = "the conversion") -> JSON:
+@dataclass(frozen=True)
+class ChildProcess:
+    """How a child is run: by which Python (default: this one, in this environment), how long, and in how much memory.
+
+    `timeout` is in seconds. `memory_mib` limits the resident memory of the child and all that it starts, in MiB (default: no limit).
+    Another Python has to have what the function imports, but not this package: it finds that here.
+    """
+
+    python: Path | None = None
+    timeout: float = 600.0
+    memory_mib: int | None = None
+
+
+HERE = ChildProcess()
+
+
+def run_in_child(function: str, arguments: Mapping[str, JSON], *, child: ChildProcess = HERE, what: str = "the conversion") -> JSON:
     """Call `function` ("package.module:name") with `arguments` as keywords in a child process, and return its answer.
 
     Guarantee: when this returns or raises, for whatever reason, the child and every process that it left in its process
     group are gone (a descendant that made a session of its own escapes this). Should this process die first, the child ends
-    itself within about a second. The child is this Python (`sys.executable`) in this environment and working directory.
+    itself within about a second; where the machine runs out of memory, the child is what the kernel ends first (Linux). It works
+    in this working directory.
     Cost: the start of a Python, plus what `function` imports.
 
     Args:
         function: what to call; arguments and answer must be JSON.
         arguments: the keywords.
-        timeout: seconds until the child is killed. Default 600.
+        child: which Python runs it, and its limits. Default: this one, 600 seconds, any memory.
         what: the subject of the error messages, such as "the conversion of iris".
 
     Raises:
         DeployError: the class of `airflow_triton.errors` that the function raised, with its message.
-        ConversionError: the function raised anything else, ran past `timeout`, left by `sys.exit`, or was killed by a signal.
+        ConversionError: the function raised anything else, ran past the time or the memory, left by `sys.exit`, or was killed by a
+            signal.
 
     """
     with tempfile.TemporaryDirectory(prefix="airflow-triton-") as folder:
         question, answer, noise = (Path(folder, name) for name in ("arguments.json", "answer.json", "output.log"))
         question.write_text(json.dumps(arguments), encoding="utf-8")
         with question.open("rb") as stdin, noise.open("wb") as output:
-            child = subprocess.Popen(
-                [sys.executable, "-m", __name__, function, str(answer)],
+            process = subprocess.Popen(
+                [str(child.python or sys.executable), "-m", __name__, function, str(answer)],
                 stdin=stdin,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                env=_environment(Path(folder), child.python),
             )
         try:
-            in_time = _wait(child.pid, timeout)
+            ended = _wait(process.pid, child)
         finally:
-            _kill_group(child.pid)  # before the child is reaped, so the number cannot be someone else's by now
-            code = child.wait()
+            _kill_group(process.pid)  # before the child is reaped, so the number cannot be someone else's by now
+            code = process.wait()
         if answer.exists():
             return _open(json.loads(answer.read_text(encoding="utf-8")), what)
-        raise errors.ConversionError(_obituary(what, code if in_time else None, timeout, _tail(noise)))
+        raise errors.ConversionError(_obituary(what, ended or _end_of(code), _tail(noise)))
 
 
-def _wait(pid: int, timeout: float) -> bool:
-    """Wait for the end of the child without reaping it; false when the time is over."""
-    deadline = time.monotonic() + timeout
+def _environment(folder: Path, python: Path | None) -> dict[str, str] | None:
+    """The environment variables for a Python of another environment: it is shown this package, and nothing else of ours."""
+    if python is None:
+        return None
+    package = Path(__file__).parent
+    (folder / "packages").mkdir()
+    (folder / "packages" / package.name).symlink_to(package)
+    ours = {"PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    return {**inherited, "PYTHONPATH": str(folder / "packages"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _wait(pid: int, child: ChildProcess) -> str | None:
+    """Wait for the end of the child without reaping it; why it has to be ended, or None where it ended by itself."""
+    deadline = time.monotonic() + child.timeout
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
         if time.monotonic() > deadline:
-            return False
+            return f"was still running after {child.timeout:g} s and was ended; give it more time, or look at what it waits for"
+        if child.memory_mib and (used := _resident_mib(pid)) > child.memory_mib:
+            return f"took {used:.0f} MiB of memory, more than the {child.memory_mib} MiB that it may, and was ended; give it more memory"
         time.sleep(POLL_SECONDS)
-    return True
+    return None
+
+
+def _resident_mib(pid: int) -> float:
+    """The resident memory of a process and its descendants, in MiB: what they share is counted once (Linux; elsewhere each time)."""
+    import psutil
+
+    total = 0
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process(pid)
+        for each in (parent, *parent.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                memory = each.memory_full_info() if each.pid != pid else each.memory_info()
+                total += getattr(memory, "uss", memory.rss)
+    return total / 2**20
+
+
+def peak_mib() -> float | None:
+    """The largest resident memory that this process has had, in MiB; None where the system does not tell (it is Linux that does)."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    return None if found is None else round(int(found) / 1024, 1)
 
 
 def _kill_group(pid: int) -> None:
@@ -96,16 +155,15 @@ def _open(reply: dict[str, str], what: str) -> JSON:
     raise error(reply["message"])
 
 
-def _obituary(what: str, code: int | None, timeout: float, tail: str) -> str:
-    if code is None:
-        reason = f"{what} was still running after {timeout:g} s and was ended; give it more time, or look at what it waits for"
-    elif code < 0:
-        name = signal.Signals(-code).name
-        hint = "; perhaps the machine ran out of memory" if -code == signal.SIGKILL else ""
-        reason = f"{what} crashed: its process was killed by {name}{hint}"
-    else:
-        reason = f"{what} ended its own process with exit code {code} and no answer (does the model's code call sys.exit?)"
-    return f"{reason}. The last that it wrote:\n{tail}" if tail else reason
+def _end_of(code: int) -> str:
+    if code >= 0:
+        return f"ended its own process with exit code {code} and no answer (does the model's code call sys.exit?)"
+    hint = "; perhaps the machine ran out of memory" if -code == signal.SIGKILL else ""
+    return f"crashed: its process was killed by {signal.Signals(-code).name}{hint}"
+
+
+def _obituary(what: str, end: str, tail: str) -> str:
+    return f"{what} {end}. The last that it wrote:\n{tail}" if tail else f"{what} {end}"
 
 
 def _tail(noise: Path) -> str:
@@ -137,6 +195,8 @@ def _end_with(parent: int) -> None:
 
 
 def _child(function: str, answer: str) -> None:
+    with contextlib.suppress(OSError):  # not Linux, or not allowed
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     reply = _reply(function)
     draft = Path(f"{answer}.part")

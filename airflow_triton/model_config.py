@@ -67,6 +67,8 @@ def build(servable: Servable, *, name: str, version: int = 1, overrides: Mapping
     for specs, field in ((servable.inputs, config.input), (servable.outputs, config.output)):
         for spec in specs:
             _add_tensor(field, spec, batched=batch > 0)
+    for key, value in servable.parameters.items():
+        config.parameters[key].string_value = value.replace("{version}", str(version))
     return merge(config, changes)
 
 

@@ -47,6 +47,10 @@ class Servable(BaseModel):
     flavor: str = Field(description="the MLflow flavor that it was made of")
     converter: str = Field(description="what made it, such as skl2onnx, or as-is")
     tools: dict[str, str] = Field(default_factory=dict, description="versions of the packages that took part")
+    notes: tuple[str, ...] = Field(default=(), description="what its user should know of how it was made, a sentence each")
+    parameters: dict[str, str] = Field(
+        default_factory=dict, description="parameters of its config; `{version}` in a value stands for the version's number"
+    )
     entry: str | None = Field(default=None, description="the file without which Triton cannot open the version, below its folder")
     config: str | None = Field(default=None, description="a ready model's own config.pbtxt, without its name and version policy")
     beside: tuple[str, ...] = Field(

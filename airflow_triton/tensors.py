@@ -89,6 +89,16 @@ def _texts(given: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array
 
 
+def plain_texts(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The array, its texts as `str` whether they came as bytes or as text; other element types as they are."""
+    import numpy as np
+
+    if array.dtype != object and array.dtype.kind not in "SU":
+        return array
+    flat = [item.decode(errors="surrogateescape") if isinstance(item, bytes) else str(item) for item in array.reshape(-1)]
+    return np.array(flat, dtype=object).reshape(array.shape)
+
+
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Write an .npz that can be read without pickle."""
     import zipfile

@@ -20,6 +20,7 @@ from airflow_triton.repository.object_store.repository import ABILITIES, MARKER
 from airflow_triton.repository.places import Place
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ["AIRFLOW_TRITON_CACHE"] = "false"  # each test converts for itself; those of the cache name one
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 for _variable in ("TRITON_URL", "TRITON_MODEL_REPO", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
     os.environ.pop(_variable, None)

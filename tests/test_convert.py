@@ -93,7 +93,7 @@ def save_onnx(folder: Path, model: Any, inputs: Any = None, **settings: Any) -> 
 
 def convert(folder: Path, into: Path, to: Any = "onnx") -> Servable:
     into.mkdir()
-    return Servable.model_validate(child.convert(str(folder), str(into), to)["servable"])
+    return Servable.model_validate(child.convert(str(folder), str(into), {"to": to})["servable"])
 
 
 def shapes(specs: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -351,19 +351,6 @@ def graph_zoo() -> dict[str, tuple[Any, dict[str, Any], bool]]:
             rows_4,
             True,
         ),
-        "cannot-be-run": (
-            graph(
-                [
-                    node("CategoryMapper", ["x"], ["y"], domain="ai.onnx.ml", cats_strings=["a"], cats_int64s=[1]),
-                    node("Gather", ["w", "y"], ["z"]),
-                ],
-                {"x": (STRING, ["N", 1])},
-                {"z": (FLOAT, ["N", 1, 4])},
-                {"w": eye[:0]},
-            ),
-            {"z": ("FP32", (-1, 1, 4))},
-            True,
-        ),
     }
 
 
@@ -378,6 +365,16 @@ def test_graphs_are_described_as_they_behave(kind: str, tmp_path: Path) -> None:
     session = inspect_onnx.open_session(tmp_path / "1" / "model.onnx")
     assert inspect_onnx.declared(session) == (servable.inputs, servable.outputs)
     model_config.build(servable, name="m")
+
+
+def test_a_model_that_nothing_can_be_asked_is_refused(tmp_path: Path) -> None:
+    """Its graph fails on all made-up rows, and there is no example: nothing would prove that it answers as it should."""
+    category = node("CategoryMapper", ["x"], ["y"], domain="ai.onnx.ml", cats_strings=["a"], cats_int64s=[1])
+    weights = {"w": np.eye(4, dtype=np.float32)[:0]}
+    model = graph([category, node("Gather", ["w", "y"], ["z"])], {"x": (STRING, ["N", 1])}, {"z": (FLOAT, ["N", 1, 4])}, weights)
+
+    with pytest.raises(ConversionError, match=r"could not be held against the MLflow model.*Log the model with an input example"):
+        convert(save_onnx(tmp_path / "model", model), tmp_path / "1")
 
 
 @pytest.mark.parametrize(("kind", "right"), [("plain", True), ("output-says-1-row", False), ("no-output-shape", False)])
@@ -599,9 +596,16 @@ def test_a_folder_with_files_is_not_written_into(tmp_path: Path) -> None:
 
 def test_an_unsupported_flavor_names_what_was_found_and_what_works(tmp_path: Path) -> None:
     """Known before any child starts."""
-    (tmp_path / "MLmodel").write_text("flavors: {xgboost: {data: model.ubj}, python_function: {}}")
+    (tmp_path / "MLmodel").write_text("flavors: {spacy: {data: model.spacy}}")
 
-    with pytest.raises(ConversionError, match=r"flavors python_function, xgboost; only onnx, sklearn and triton .*mlflow\.onnx\.log_model"):
+    with pytest.raises(ConversionError, match=r"flavors spacy; only models with one of .*sklearn.* can .*mlflow\.onnx\.log_model"):
+        conversion.convert(tmp_path, tmp_path / "1")
+
+    (tmp_path / "MLmodel").write_text("flavors: {spacy: {data: model.spacy}, python_function: {}}")
+
+    with pytest.raises(
+        ConversionError, match=r"a model of python_function, spacy cannot become `to: onnx`; valid: python .*`to: python`"
+    ):
         conversion.convert(tmp_path, tmp_path / "1")
     assert not (tmp_path / "1").exists()
 

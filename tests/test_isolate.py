@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_triton.errors import ConversionError, RejectedError, ServerUnreachableError
-from airflow_triton.isolate import JSON, run_in_child
+from airflow_triton.isolate import JSON, ChildProcess, run_in_child
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def call(name: str, timeout: float = 30.0, **arguments: JSON) -> JSON:
-    return run_in_child(f"test_isolate:{name}", arguments, timeout=timeout, what="the test")
+    return run_in_child(f"test_isolate:{name}", arguments, child=ChildProcess(timeout=timeout), what="the test")
 
 
 @pytest.mark.parametrize("value", [None, 0, "ä\n", [1.5, {"a": [None]}]], ids=["null", "zero", "text", "nested"])

@@ -79,7 +79,7 @@ def test_minimal_spec_has_the_documented_defaults() -> None:
     """A name and a model are enough."""
     assert made().to_mapping() == {
         **MINIMAL,
-        "convert": {"to": "onnx", "timeout_seconds": 600.0},
+        "convert": {"to": "onnx"},
         "config": {},
         "validate": {"parity": {"rtol": 1e-4, "atol": 1e-5}, "label": "label", "batch_size": 32},
         "promote": {"keep": 2, "approval": False},

@@ -101,7 +101,7 @@ def take(tmp_path: Path, ready: Path, **more: Any) -> tuple[Servable, Path]:
     """Convert it in this process; what came of it, and the folder of its files."""
     into = tmp_path / "into"
     into.mkdir()
-    made = child.convert(str(logged(tmp_path / "logged", ready, **more)), str(into), "as-is")
+    made = child.convert(str(logged(tmp_path / "logged", ready, **more)), str(into), {"to": "as-is"})
     return Servable.model_validate(made["servable"]), into
 
 

@@ -5,27 +5,42 @@ They can be called in any process that has MLflow; nothing here changes the proc
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from airflow_triton import tensors
-from airflow_triton.convert import base, examples, mlmodel
+from airflow_triton.convert import base, examples, mlmodel, prove
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
+from airflow_triton.isolate import peak_mib
 from airflow_triton.servable import Servable
 
 
-def convert(model_dir: str, into: str, to: base.Form, *, shared: bool = True) -> dict[str, Any]:
+def convert(
+    model_dir: str, into: str, options: dict[str, Any], *, shared: bool = True, largest: int = 8, rtol: float = 1e-4, atol: float = 1e-5
+) -> dict[str, Any]:
     """See `airflow_triton.convert.convert`; `into` must exist."""
     model = mlmodel.read(Path(model_dir))
-    flavor = base.flavor_of(model)
-    with _needed_for(flavor):
+    told = base.Options.model_validate(options)
+    route = base.route_of(model, told.to)
+    with _needed_for(route.flavor):
+        started = time.monotonic()
         example = examples.load(model)
         folder = VersionFolder(Path(into), shared=shared)
-        servable = base.converter_for(flavor).convert(model, folder, to=to, example=example)
-    return base.Conversion(servable=servable, files=folder.files()).model_dump(mode="json")
+        servable = base.converter(route).convert(model, folder, options=told, example=example)
+        files = folder.files()
+        converted, alone = time.monotonic(), peak_mib()
+        agreement = prove.prove(model, Path(into), servable, example, largest=largest, rtol=rtol, atol=atol)
+    return base.Conversion(
+        servable=servable,
+        files=files,
+        agreement=agreement,
+        seconds={"convert": round(converted - started, 3), "parity": round(time.monotonic() - converted, 3)},
+        peak_mib=alone,
+    ).model_dump(mode="json")
 
 
 def reference(model_dir: str, servable: dict[str, Any], inputs: str, outputs: str) -> None:
@@ -34,7 +49,8 @@ def reference(model_dir: str, servable: dict[str, Any], inputs: str, outputs: st
     served = Servable.model_validate(servable)
     given = tensors.load_arrays(Path(inputs))
     with _needed_for(served.flavor):
-        answers = base.converter_for(served.flavor).answers(model, served, examples.by_name(given, served, what=inputs))
+        ask = base.original_of(served).original(model, served)
+        answers = ask(examples.by_name(given, served, what=inputs))
     specs = {spec.name: spec for spec in served.outputs}
     fitted = {name: tensors.fit(answers[name], spec, what=f"the model's own {name!r}") for name, spec in specs.items()}
     tensors.save_arrays(Path(outputs), fitted)
@@ -57,5 +73,6 @@ def _needed_for(flavor: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ConversionError(
             f"the {flavor} model needs the Python module {error.name!r}, which is not installed here: the converters come with "
-            "`pip install 'airflow-provider-triton[convert]'`; a module of the model's own must be logged with it (code_paths)"
+            "`pip install 'airflow-provider-triton[convert]'` (PyTorch's with `[pytorch]`), and `convert.environment: model` builds an "
+            "environment of the model's own requirements; a module of the model's own must be logged with it (code_paths)"
         ) from error

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_triton.convert import inspect_onnx, onnx_files, signature
-from airflow_triton.convert.base import Arrays, Form
+from airflow_triton.convert.base import Form, Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
+from airflow_triton.convert.runners import onnxruntime
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 
 
-def convert(model: MlflowModel, into: VersionFolder, *, to: Form, example: Any) -> Servable:
+def convert(model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:
     """See `base.Converter.convert`. The converter is called "as-is" where the bytes are the original's, else "onnx".
 
     The ONNX file is the model's own: its opset and IR version stay, and a server whose onnxruntime is too old for them
@@ -26,7 +27,7 @@ def convert(model: MlflowModel, into: VersionFolder, *, to: Form, example: Any) 
     entry = onnx_files.copy(source, into, graph)
     seen = inspect_onnx.inspect(source, input_shapes=shapes, example=example, columns=model.columns)
     signature.check(model, seen.inputs, seen.outputs)
-    changed = _correct(into, entry, seen, to=to)
+    changed = _correct(into, entry, seen, to=options.to)
     onnx_files.check(into.path / entry, of=source)
     return Servable(
         backend="onnxruntime",
@@ -69,8 +70,6 @@ def _input_shapes(model: MlflowModel, graph: Any, example: Any) -> dict[str, tup
     return {name: known[name] for name in names if name in missing and name in known}
 
 
-def answers(model: MlflowModel, servable: Servable, inputs: Arrays) -> Arrays:
-    """See `base.Converter.answers`: onnxruntime, on the CPU, on the original file."""
-    session = inspect_onnx.open_session(model.file("onnx", "data"))
-    names = [spec.name for spec in servable.outputs]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+def original(model: MlflowModel, servable: Servable) -> Run:
+    """See `base.Converter.original`: onnxruntime, on the CPU, on the original file."""
+    return onnxruntime.run_file(model.file("onnx", "data"), servable)

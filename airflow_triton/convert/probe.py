@@ -104,13 +104,14 @@ class Probe:
 
     def _recipes(self, example: Feed | None) -> Iterator[Callable[..., Array]]:
         if example is not None and all(array.size for array in example.values()):
-            yield lambda spec, shape: _rows_of(example[spec.name], spec, shape)
-        yield _varied
+            yield lambda spec, shape: rows_of(example[spec.name], spec, shape)
+        yield varied
         yield lambda spec, shape: _constant(spec, shape, 0)
         yield lambda spec, shape: _constant(spec, shape, 1)
 
 
-def _rows_of(array: Array, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+def rows_of(array: Array, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+    """As many rows as `shape` says, repeated or cut; a tensor whose first axis is fixed stays as it is."""
     if not spec.shape or spec.shape[0] != -1:
         return array
     import numpy as np
@@ -118,7 +119,12 @@ def _rows_of(array: Array, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
     return array[np.arange(shape[0]) % len(array)]
 
 
-def _varied(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+def shape_for(spec: TensorSpec, rows: int) -> tuple[int, ...]:
+    """A shape that the spec allows: so many rows, and a small size for the other axes that may vary."""
+    return tuple(known if known != -1 else rows if axis == 0 else SIZES[0] for axis, known in enumerate(spec.shape))
+
+
+def varied(spec: TensorSpec, shape: tuple[int, ...]) -> Array:
     """Rows that differ: fractions for floats, 0 and 1 for everything else."""
     import numpy as np
 

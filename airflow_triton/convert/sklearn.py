@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
-from airflow_triton.convert import inspect_onnx, onnx_files
-from airflow_triton.convert.base import Arrays, Form
+from airflow_triton.convert import estimators
+from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
 from airflow_triton.convert.onnx_files import one_line
 from airflow_triton.convert.sklearn_inputs import Layout, layout_of
@@ -14,74 +13,25 @@ from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 
-TARGET_OPSET = {"": 18, "ai.onnx.ml": 3}
-"""The operators that graphs are written with (IR version 8 or lower follows). onnxruntime reads them since 1.14, so every
-Triton since 23.04 does; Triton 24.10 has onnxruntime 1.19, which would read up to opset 21 and IR version 10."""
 
-METHODS = {
-    "label": ("predict",),
-    "probabilities": ("predict_proba", "decision_function"),
-    "scores": ("transform", "decision_function", "score_samples"),
-}
-"""Which method of the model answers for an output of skl2onnx, the first that it has; any other: predict or transform."""
-
-
-def convert(model: MlflowModel, into: VersionFolder, *, to: Form, example: Any) -> Servable:
+def convert(model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:  # noqa: ARG001 one form
     """See `base.Converter.convert`.
 
     A model of floats is served in FP32. A classifier's scores that the model itself does not give in that shape (the two
     columns that skl2onnx makes of a binary `decision_function`) are left out. The same model gives the same bytes, but
     for the few converters of skl2onnx that number their nodes anew (LocalOutlierFactor).
     """
-    if to == "as-is":
-        raise ConversionError(f"{model.folder}: Triton cannot serve a scikit-learn model as it is; use `to: onnx`")
     estimator = _load(model)
     layout = layout_of(estimator, model)
     graph = _to_onnx(estimator, layout, model)
-    path = into.write(onnx_files.MODEL_FILE, graph.SerializeToString(deterministic=True))
-    seen = inspect_onnx.inspect(path, example=example, columns=model.columns)
-    outputs = tuple(spec for spec in seen.outputs if _method(estimator, spec.name, spec.shape)) or seen.outputs
-    kept = [output for output in graph.graph.output if output.name in {spec.name for spec in outputs}]
-    del graph.graph.output[:]
-    graph.graph.output.extend(kept)
-    onnx_files.declare(graph, (*seen.inputs, *outputs))
-    into.write(onnx_files.MODEL_FILE, graph.SerializeToString(deterministic=True))
-    onnx_files.check(path, of=model.folder)
-    return Servable(
-        backend="onnxruntime",
-        default_model_filename=onnx_files.MODEL_FILE,
-        inputs=seen.inputs,
-        outputs=outputs,
-        batching=seen.batching,
-        flavor="sklearn",
-        converter="skl2onnx",
-        tools={name: importlib.metadata.version(name) for name in ("skl2onnx", "scikit-learn", "onnx", "onnxruntime")},
+    return estimators.serve(
+        estimator, graph, model, into, example=example, flavor="sklearn", converter="skl2onnx", tools=("skl2onnx", "scikit-learn")
     )
 
 
-def answers(model: MlflowModel, servable: Servable, inputs: Arrays) -> Arrays:
-    """See `base.Converter.answers`: the model's own methods, on a table if it was trained on one."""
-    import numpy as np
-
-    estimator = _load(model)
-    table = layout_of(estimator, model).table(inputs)
-    given = {}
-    for spec in servable.outputs:
-        method = _method(estimator, spec.name, spec.shape)
-        if method is None:
-            raise ConversionError(f"{model.folder}: the model has no method that answers for the output {spec.name!r}")
-        answer = np.asarray(getattr(estimator, method)(table))
-        given[spec.name] = answer.astype(str).astype(object) if spec.datatype == "BYTES" else answer
-    return given
-
-
-def _method(estimator: Any, output: str, shape: tuple[int, ...]) -> str | None:
-    from sklearn.base import is_classifier
-
-    names = METHODS.get(output, ("predict", "transform"))
-    method = next((name for name in names if hasattr(estimator, name)), None)
-    binary = is_classifier(estimator) and len(getattr(estimator, "classes_", ())) == len(("no", "yes"))
-    return None if method == "decision_function" and binary and shape[-1:] != (1,) else method
+def original(model: MlflowModel, servable: Servable) -> Run:
+    """See `base.Converter.original`: the model's own methods, on a table if it was trained on one."""
+    return estimators.original(_load(model), model, servable)
 
 
 def _load(model: MlflowModel) -> Any:
@@ -125,7 +75,7 @@ def _without_zipmap(estimator: Any, types: list[tuple[str, Any]]) -> Any:
     from sklearn.base import is_classifier
 
     def to_onnx(options: dict[int, dict[str, bool]] | None) -> Any:
-        return convert_sklearn(estimator, name="model", initial_types=types, options=options, target_opset=TARGET_OPSET)
+        return convert_sklearn(estimator, name="model", initial_types=types, options=options, target_opset=estimators.TARGET_OPSET)
 
     if not is_classifier(estimator):
         return to_onnx(None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_triton import config_files, model_config
 from airflow_triton.convert import base, inspect_onnx, ready_config, signature, triton_files
-from airflow_triton.convert.base import Arrays, Form
+from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError, RepositoryError, ValidationDataError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 
-def convert(model: MlflowModel, into: VersionFolder, *, to: Form, example: Any) -> Servable:  # noqa: ARG001 - either form is the model as it is
+def convert(model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:  # noqa: ARG001 - either form is the model as it is
     """See `base.Converter.convert`.
 
     `flavors.triton.data` is a model's folder (config.pbtxt, version folders), a folder with one such folder in it, or the folder
@@ -45,8 +45,8 @@ def convert(model: MlflowModel, into: VersionFolder, *, to: Form, example: Any) 
     return _servable(layout, inputs, outputs, batching=config.max_batch_size > 0, config=model_config.render(config), beside=beside)
 
 
-def answers(model: MlflowModel, servable: Servable, inputs: Arrays) -> Arrays:  # noqa: ARG001 - there is nobody to ask
-    """See `base.Converter.answers`; always raises ValidationDataError."""
+def original(model: MlflowModel, servable: Servable) -> Run:  # noqa: ARG001 - there is nobody to ask
+    """See `base.Converter.original`; always raises ValidationDataError."""
     raise ValidationDataError(base.NO_ORIGINAL)
 
 

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from airflow_triton.errors import DeployError
+from airflow_triton.errors import DeployError, RejectedError
 from airflow_triton.hooks import airflow_connections
 
 if TYPE_CHECKING:
@@ -72,3 +72,14 @@ def errors_for_airflow() -> Iterator[None]:
     except DeployError as error:
         kind = AirflowException if error.transient else AirflowFailException
         raise kind(f"{type(error).__name__}: {error}") from None
+
+
+@contextlib.contextmanager
+def report_pushed(context: Context) -> Iterator[None]:
+    """Push the report of a rejection (XCom `report`) before the task fails with it."""
+    try:
+        yield
+    except RejectedError as error:
+        if error.report is not None:
+            context["ti"].xcom_push(key="report", value=error.report.model_dump(mode="json"))
+        raise

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import Context
 
-from airflow_triton.operators.base import TritonOperator, errors_for_airflow
+from airflow_triton.operators.base import TritonOperator, errors_for_airflow, report_pushed
 
 
 class DeployModelOperator(TritonOperator):
@@ -20,15 +20,10 @@ class DeployModelOperator(TritonOperator):
 
     def execute(self, context: Context) -> Any:
         """See the class."""
-        from airflow_triton.errors import RejectedError
         from airflow_triton.rollout import deploy
 
-        with self.rollout() as rollout:
-            try:
-                outcome = deploy(rollout)
-            except RejectedError as error:
-                context["ti"].xcom_push(key="report", value=error.report.model_dump(mode="json"))
-                raise
+        with self.rollout() as rollout, report_pushed(context):
+            outcome = deploy(rollout)
         if outcome.report is not None:
             context["ti"].xcom_push(key="report", value=outcome.report.model_dump(mode="json"))
         return outcome.model_dump(mode="json", exclude={"report"})

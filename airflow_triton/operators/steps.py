@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from airflow_triton.operators.base import TritonOperator
+from airflow_triton.operators.base import TritonOperator, report_pushed
 
 
 class ResolveModelOperator(TritonOperator):
@@ -41,6 +41,9 @@ class ResolveModelOperator(TritonOperator):
 class ConvertModelOperator(TritonOperator):
     """Make the files that Triton serves. They stay in the repository's work area; the answer describes them.
 
+    A model that does not answer as the MLflow model, once it is converted, fails the task for good, after its report was
+    pushed (XCom `report`).
+
     :param spec: see TritonOperator (templated)
     :param source: what ResolveModelOperator answered (templated)
     """
@@ -51,11 +54,11 @@ class ConvertModelOperator(TritonOperator):
         super().__init__(**kwargs)
         self.source = source
 
-    def execute(self, context: Context) -> Any:  # noqa: ARG002 Airflow's signature
+    def execute(self, context: Context) -> Any:
         """See the class."""
         from airflow_triton.registry import ModelSource
 
-        with self.rollout() as rollout:
+        with self.rollout() as rollout, report_pushed(context):
             return rollout.convert(ModelSource.model_validate(self.source)).model_dump(mode="json")
 
 

@@ -18,7 +18,6 @@ from airflow_triton import convert as conversion
 from airflow_triton import model_config, repository
 from airflow_triton.errors import (
     ConflictError,
-    ConversionError,
     DeployError,
     RejectedError,
     RepositoryError,
@@ -29,11 +28,12 @@ from airflow_triton.registry import ModelSource, Registry
 from airflow_triton.repository import CandidateNote, Item, Manifest, Release, Repository, ServableNote
 from airflow_triton.repository.layout import CANDIDATE_FILE, CONFIG_FILE, NOTE_FILE
 from airflow_triton.repository.places import etag_of
+from airflow_triton.rollout.conversions import Conversions
 from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, servable_id
 from airflow_triton.rollout.serving import Servers, let_serve
 from airflow_triton.rollout.trial import TRIAL_SERVER, local_trial
 from airflow_triton.rollout.verdicts import Verdicts
-from airflow_triton.servable import SERVABLE_FILE, Servable
+from airflow_triton.servable import SERVABLE_FILE
 from airflow_triton.server import TritonClient
 from airflow_triton.spec import Spec
 from airflow_triton.tensors import load_arrays, save_arrays
@@ -80,6 +80,7 @@ class Rollout:
         self.workspace = workspace
         self.progress = progress
         self.verdicts = Verdicts(registry, spec.name)
+        self.conversions = Conversions(spec, registry, workspace, progress)
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -133,14 +134,12 @@ class Rollout:
         """Convert the model and leave the files in the repository's work area; the first of several that do so wins."""
         with self.store.new_staging() as folder:
             neighbours = self.store.lying_at(source.artifacts)  # before the download: what changes after it is not copied
-            model = self.registry.download(source, self.workspace)
             try:
-                rules = self.spec.convert
-                made = conversion.convert(model, folder / "files", to=rules.to, shared=self.store.on_disk, timeout=rules.timeout_seconds)
-            except ConversionError as error:
-                raise ConversionError(str(error).replace(str(model), str(source))) from None
-            converted = Converted(source=source, servable_id=identity, servable=made.servable, files=made.files)
-            known = repository.same_files(model, neighbours, made.files)
+                made = self.conversions.make(source, folder / "files", shared=self.store.on_disk)
+            except RejectedError as error:
+                raise self._rejected(source, error) from None
+            converted = Converted(source=source, servable_id=identity, servable=made.servable, files=made.files, agreement=made.agreement)
+            known = repository.same_files(self.registry.download(source, self.workspace), neighbours, made.files) if neighbours else {}
             items = [Item(file, known.get(file.sha256, folder / "files" / file.path)).named(file.sha256) for file in made.files]
             self.store.put(
                 self.store.servable_place(self.spec.name, identity),
@@ -148,6 +147,14 @@ class Rollout:
                 first={NOTE_FILE: ServableNote().model_dump_json()},
                 last={SERVABLE_FILE: converted.model_dump_json(indent=1)},
             )
+
+    def _rejected(self, source: ModelSource, error: RejectedError) -> RejectedError:
+        """A model that was converted, and does not answer as the MLflow model does: rejected as any other."""
+        found = error.report.figures if error.report else {}
+        check = CheckResult(name="conversion", passed=False, summary=str(error), figures=found)
+        report = ValidationReport(candidate=self._candidate_name(source), data="the conversion's own requests", rows=0, checks=(check,))
+        self._warn(self.verdicts.record(source, report, spec_digest=self.spec.digest()))
+        return RejectedError(f"{error}; what served still serves", report=report)
 
     def configure(self, converted: Converted) -> str:
         """The text of config.pbtxt, without a version policy: the model's own inputs and outputs, the spec's `config` over them."""
@@ -223,11 +230,11 @@ class Rollout:
     def _validate(self, candidate: Candidate) -> ValidationReport:
         servable = candidate.converted.servable
         rules = self.spec.validation
-        data, model = self._dataset(candidate.converted)
+        data = self._dataset(candidate.converted)
         metrics = rules.metrics or {}
         if metrics and data.labels is None:
             raise ValidationDataError(f"{data.origin} has no labels in `{rules.label}`, which the metrics {sorted(metrics)} need")
-        expected = self._reference(model, servable, data) if rules.parity else None
+        expected = self._reference(candidate.converted, data) if rules.parity else None
         config = model_config.parse(candidate.config)
         sent = as_server_takes(config, data.inputs)
         checks: list[CheckResult] = []
@@ -254,21 +261,20 @@ class Rollout:
         with local_trial(self.store, candidate.name, converted.source.version, self._items(converted), candidate.config) as client:
             yield {TRIAL_SERVER: client}
 
-    def _dataset(self, converted: Converted) -> tuple[Dataset, Path]:
-        model = self.registry.download(converted.source, self.workspace)
+    def _dataset(self, converted: Converted) -> Dataset:
         rules = self.spec.validation
         if rules.data:
-            columns = conversion.signature_columns(model)
-            return load_dataset(rules.data, converted.servable, label=rules.label, columns=columns), model
+            columns = conversion.signature_columns(self.registry.download(converted.source, self.workspace))
+            return load_dataset(rules.data, converted.servable, label=rules.label, columns=columns)
         example = self.workspace / f"{converted.servable_id}-example.npz"
-        if not conversion.input_example(model, converted.servable, example):
+        if not self.conversions.example(converted.source, converted.servable, example):
             raise ValidationDataError(f"{converted.source} has no input example to validate with")
-        return Dataset("the model's input example", load_arrays(example)), model
+        return Dataset("the model's input example", load_arrays(example))
 
-    def _reference(self, model: Path, servable: Servable, data: Dataset) -> Mapping[str, np.ndarray]:
+    def _reference(self, converted: Converted, data: Dataset) -> Mapping[str, np.ndarray]:
         inputs, outputs = self.workspace / "inputs.npz", self.workspace / "outputs.npz"
         save_arrays(inputs, data.inputs)
-        conversion.reference(model, servable, inputs, outputs, timeout=self.spec.convert.timeout_seconds)
+        self.conversions.reference(converted.source, converted.servable, inputs, outputs)
         return load_arrays(outputs)
 
     def promote(self, candidate: Candidate, report: ValidationReport) -> Outcome:

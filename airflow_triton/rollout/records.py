@@ -12,6 +12,7 @@ from airflow_triton.registry import ModelSource
 from airflow_triton.repository import FileDigest
 from airflow_triton.servable import Servable
 from airflow_triton.spec import Spec
+from airflow_triton.validation.agreement import Agreement
 from airflow_triton.validation.report import ValidationReport
 
 
@@ -25,7 +26,7 @@ def servable_id(spec: Spec, source: ModelSource) -> str:
 
     Deployments of one model under two names have servables of their own: each removes its own.
     """
-    return digest("servable", spec.name, source.digest, spec.convert.to)[:32]
+    return digest("servable", spec.name, source.digest, spec.convert.to, *filter(None, [spec.convert.recipe()]))[:32]
 
 
 def deployment_id(spec: Spec, source: ModelSource) -> str:
@@ -42,6 +43,7 @@ class Converted(BaseModel):
     servable_id: str
     servable: Servable
     files: tuple[FileDigest, ...] = Field(description="the digests of the files, taken when they were made")
+    agreement: Agreement | None = Field(default=None, description="the proof of the conversion, where it was made and not found stored")
 
 
 class Candidate(BaseModel):

@@ -16,9 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from airflow_triton.errors import SpecError
-from airflow_triton.spec.model import Convert, Latency, Limits, Parity, Promote, Spec, TensorRT, Validation
+from airflow_triton.spec.convert import Convert, Parity, PythonBackend
+from airflow_triton.spec.model import Latency, Limits, Promote, Spec, Validation
 from airflow_triton.spec.problems import KeyPath, Problem, from_pydantic, key_path, not_plain, shown
 from airflow_triton.spec.source import Source, read_source
+from airflow_triton.spec.tensorrt import TensorRT
 from airflow_triton.spec.values import is_url
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Limits",
     "Parity",
     "Promote",
+    "PythonBackend",
     "Spec",
     "TensorRT",
     "Validation",

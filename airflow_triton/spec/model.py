@@ -7,19 +7,11 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, ValidationInfo, field_validator, model_validator
 
-from airflow_triton.spec.problems import Problem, RefusedError, shown
+from airflow_triton.spec.convert import Convert, Parity
+from airflow_triton.spec.problems import Problem, RefusedError
+from airflow_triton.spec.section import Count, NotNegative, Number, Positive, Section, folder_of
 from airflow_triton.spec.values import (
     MODEL_PATTERN,
     NAME_PATTERN,
@@ -36,63 +28,10 @@ from airflow_triton.spec.values import (
     refused_config_keys,
 )
 
-
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError(f"expected a number, got {shown(value)}")  # noqa: TRY004 - pydantic collects value errors
-    return value
-
-
-Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_bool)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
-Count = Annotated[StrictInt, Field(ge=1)]
-Dimensions = Annotated[tuple[Count, ...], Field(min_length=1)]
 Metric = Literal["accuracy", "auc", "f1", "mae", "r2", "rmse"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Profile(_Section):
-    """One input's shapes in a TensorRT optimization profile."""
-
-    min: Dimensions = Field(description="the smallest shape, batch axis included")
-    opt: Dimensions = Field(description="the shape to optimize for")
-    max: Dimensions = Field(description="the largest shape")
-
-
-class TensorRT(_Section):
-    """How a TensorRT plan is built."""
-
-    precision: Literal["fp32", "fp16", "bf16", "fp8", "int8"] = Field(default="fp32", description="the precision of the plan")
-    profiles: dict[str, Profile] = Field(default_factory=dict, description="the shapes of each input")
-    queue: str | None = Field(default=None, description="the Airflow queue whose workers have the GPU")
-
-
-class Convert(_Section):
-    """What the model becomes."""
-
-    to: Literal["onnx", "tensorrt", "torchscript", "python", "as-is"] = Field(default="onnx", description="the form that Triton serves")
-    tensorrt: TensorRT | None = Field(default=None, description="options of `to: tensorrt`")
-    timeout_seconds: Positive = Field(default=600.0, description="the time that the conversion may take")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Convert:
-        if self.tensorrt is not None and self.to != "tensorrt":
-            raise RefusedError(Problem(("tensorrt",), f"these options need `to: tensorrt`, and `to` is {self.to}"))
-        return self
-
-
-class Parity(_Section):
-    """How far Triton's answers may be from the MLflow model's: |difference| <= atol + rtol * |expected|."""
-
-    rtol: NotNegative = Field(default=1e-4, description="relative tolerance")
-    atol: NotNegative = Field(default=1e-5, description="absolute tolerance")
-
-
-class Latency(_Section):
+class Latency(Section):
     """How quickly the candidate has to answer."""
 
     p99_ms: Positive = Field(description="99 of 100 requests are answered within this many milliseconds")
@@ -100,7 +39,7 @@ class Latency(_Section):
     concurrency: Count = Field(default=4, description="the number of requests under way at a time")
 
 
-class Limits(_Section):
+class Limits(Section):
     """Limits of one metric; at least one is given."""
 
     min: Number | None = Field(default=None, description="not below this")
@@ -123,7 +62,7 @@ def _parity(value: object) -> object:
     return value
 
 
-class Validation(_Section):
+class Validation(Section):
     """What the candidate must pass, on the server, before it may serve."""
 
     parity: Annotated[Parity | None, BeforeValidator(_parity, json_schema_input_type=Parity | bool)] = Field(
@@ -146,12 +85,12 @@ class Validation(_Section):
     @field_validator("data")
     @classmethod
     def _data(cls, value: str, info: ValidationInfo) -> str:
-        return checked_data(value, _folder(info))
+        return checked_data(value, folder_of(info))
 
     @field_validator("expectations")
     @classmethod
     def _expectations(cls, value: str, info: ValidationInfo) -> str:
-        return checked_location(value, _folder(info))
+        return checked_location(value, folder_of(info))
 
     @field_validator("metrics")
     @classmethod
@@ -174,7 +113,7 @@ class Validation(_Section):
         return self
 
 
-class Promote(_Section):
+class Promote(Section):
     """What happens once the candidate has passed."""
 
     alias: str | None = Field(default=None, description="the MLflow alias that is set when the version serves")
@@ -191,7 +130,7 @@ def _one_or_many(value: object) -> object:
 Server = Annotated[str, BeforeValidator(lambda value: checked_server(value) if isinstance(value, str) else value)]
 
 
-class Spec(_Section):
+class Spec(Section):
     """One deployment: which MLflow model, in which form, on which servers, after which checks."""
 
     name: str = Field(
@@ -234,7 +173,7 @@ class Spec(_Section):
     @field_validator("repository")
     @classmethod
     def _repository(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return None if value is None else checked_location(value, _folder(info))
+        return None if value is None else checked_location(value, folder_of(info))
 
     @field_validator("servers")
     @classmethod
@@ -244,7 +183,7 @@ class Spec(_Section):
     @field_validator("tracking_uri")
     @classmethod
     def _tracking_uri(cls, value: str | None, info: ValidationInfo) -> str | None:
-        return None if value is None else checked_tracking_uri(value, _folder(info))
+        return None if value is None else checked_tracking_uri(value, folder_of(info))
 
     @model_validator(mode="after")
     def _fits(self) -> Spec:
@@ -257,6 +196,7 @@ class Spec(_Section):
         """The spec as plain JSON types, keys without a value left out; `spec_from_mapping` makes an equal spec of it."""
         mapping = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"config"})
         mapping["config"] = copy.deepcopy(self.config)
+        mapping["convert"] = {"to": self.convert.to, **self.convert.model_dump(mode="json", exclude_defaults=True)}
         mapping["validate"].setdefault("parity", False)
         return mapping
 
@@ -264,9 +204,6 @@ class Spec(_Section):
         """SHA-256, in hex, of what decides the deployment: not of when it runs, nor of how long a conversion may take."""
         mapping = self.to_mapping()
         mapping.pop("schedule", None)
-        del mapping["convert"]["timeout_seconds"]
+        for key in ("timeout_seconds", "memory_mib", "cache"):
+            mapping["convert"].pop(key, None)
         return hashlib.sha256(json.dumps(mapping, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _folder(info: ValidationInfo) -> str | None:
-    return info.context.get("folder") if isinstance(info.context, dict) else None

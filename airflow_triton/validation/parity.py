@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from airflow_triton.tensors import plain_texts
 from airflow_triton.validation.report import CheckResult
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _compare(name: str, answer: np.ndarray, wanted: np.ndarray, rtol: float, ato
     if answer.size == 0:
         return {}, f"`{name}` is empty"
     if not np.issubdtype(wanted.dtype, np.floating):
-        differ = int(np.sum(_plain(answer) != _plain(wanted)))
+        differ = int(np.sum(plain_texts(answer) != plain_texts(wanted)))
         return {f"{name}.different": differ}, f"`{name}` differs in {differ} of {answer.size} elements" if differ else ""
     if answer.dtype.kind not in "biuf":
         return {}, f"`{name}` is {answer.dtype} on the server, {wanted.dtype} in MLflow"
@@ -63,13 +64,3 @@ def _compare(name: str, answer: np.ndarray, wanted: np.ndarray, rtol: float, ato
         apart = int(np.sum(~(difference <= atol + rtol * np.abs(right))))
     figure = {f"{name}.max_abs_diff": float(difference.max()), f"{name}.apart": apart}
     return figure, f"`{name}` is apart by up to {difference.max():.3g} in {apart} of {answer.size} elements" if apart else ""
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    """Strings as text, whether they came as bytes or as text."""
-    import numpy as np
-
-    if array.dtype != object and array.dtype.kind not in "SU":
-        return array
-    flat = [item.decode(errors="surrogateescape") if isinstance(item, bytes) else str(item) for item in array.reshape(-1)]
-    return np.array(flat, dtype=object).reshape(array.shape)

@@ -1,0 +1,108 @@
+"""The proof of a conversion: the converted files and the MLflow model are asked the same, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from airflow_triton import tensors
+from airflow_triton.convert import base, examples
+from airflow_triton.convert.base import Arrays
+from airflow_triton.convert.cases import Case, cases
+from airflow_triton.convert.mlmodel import MlflowModel
+from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.errors import ConversionError, DeployError, RejectedError
+from airflow_triton.servable import Servable
+from airflow_triton.validation.agreement import Agreement, Comparison
+
+
+def prove(
+    model: MlflowModel, folder: Path, servable: Servable, example: Any, *, largest: int, rtol: float, atol: float
+) -> Agreement | None:
+    """Run the files of `folder` and the MLflow model on the same requests, and say how far they agree.
+
+    The requests are the model's input example, rows like it (or made-up ones), a batch of one row, one of `largest` rows, empty strings
+    and missing values. The example must be answered by both. Any other request counts only if the original answers it,
+    and of one with NaN those rows in which it gives finite numbers: a model that passes NaN on does not take it.
+
+    None: a ready Triton model, which has no original.
+
+    Raises:
+        ConversionError: the original does not answer its own example, or nothing that can be made up.
+        RejectedError: the files do not load, or do not answer what the original answers.
+
+    """
+    if servable.flavor == base.TRITON:
+        return None
+    given = examples.for_probing(example, servable, model.columns)
+    ask = _original(model, servable)
+    run = _converted(model, folder, servable)
+    comparison = Comparison(rtol=rtol, atol=atol)
+    for case in cases(servable, given, largest=largest):
+        expected = _expected(ask, case, model, comparison)
+        if expected is not None:
+            _compare(comparison, case, _got(run, case, model), expected)
+    found = comparison.agreement
+    if not found.runs:
+        raise ConversionError(
+            f"{model.folder}: the converted model could not be held against the MLflow model: {found.summary}. Log the model with an "
+            "input example that it can answer"
+        )
+    return found
+
+
+def _original(model: MlflowModel, servable: Servable) -> base.Run:
+    original = base.original_of(servable).original(model, servable)
+
+    def ask(inputs: Arrays) -> Arrays:
+        answers = original(inputs)
+        return {spec.name: tensors.fit(answers[spec.name], spec, what=f"the model's own {spec.name!r}") for spec in servable.outputs}
+
+    return ask
+
+
+def _converted(model: MlflowModel, folder: Path, servable: Servable) -> base.Run:
+    runner = base.runner_of(servable)
+    assert runner is not None, "every converter's backend has a runner"
+    try:
+        return runner.load(folder, servable)
+    except DeployError as error:
+        raise RejectedError(f"{model.folder}: the converted model does not load: {error}") from error
+
+
+def _expected(ask: Callable[[Arrays], Arrays], case: Case, model: MlflowModel, comparison: Comparison) -> Arrays | None:
+    try:
+        return ask(case.inputs)
+    except Exception as error:  # whatever the model's code raises
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        if case.must:
+            raise ConversionError(f"{model.folder}: the MLflow model does not answer {case.name}: {reason}") from error
+        comparison.leave_out(case.name, f"the MLflow model does not take it ({reason})")
+        return None
+
+
+def _got(run: base.Run, case: Case, model: MlflowModel) -> Arrays:
+    try:
+        return run(case.inputs)
+    except Exception as error:
+        raise RejectedError(
+            f"{model.folder}: the converted model does not answer {case.name}, which the MLflow model does: "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
+
+
+def _compare(comparison: Comparison, case: Case, got: Arrays, expected: Arrays) -> None:
+    import numpy as np
+
+    rows = None
+    if case.finite:
+        numbers = [array for array in expected.values() if array.dtype.kind == "f" and array.ndim]
+        kept = [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in numbers]
+        rows = np.logical_and.reduce(kept) if kept else None
+    if rows is None or rows.all():
+        comparison.add(case.name, got, expected)
+    elif not rows.any():
+        comparison.leave_out(case.name, "the MLflow model passes it on")
+    else:
+        comparison.add(case.name, *({name: array[rows] for name, array in arrays.items()} for arrays in (got, expected)))

@@ -1,0 +1,119 @@
+"""How a spec's model is converted and asked: in which Python, within which limits, and from the cache where it was done before."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from airflow_triton import convert as conversion
+from airflow_triton import model_config
+from airflow_triton.convert.cache import cache_key, open_cache
+from airflow_triton.errors import ConversionError, RejectedError
+from airflow_triton.isolate import ChildProcess
+from airflow_triton.registry import ModelSource, Registry
+from airflow_triton.servable import Servable
+from airflow_triton.spec import Spec
+
+
+class Conversions:
+    """The conversions of one deployment. `workspace` holds the downloaded model; `progress` gets a line before long work."""
+
+    def __init__(self, spec: Spec, registry: Registry, workspace: Path, progress: Callable[[str], None]) -> None:
+        self.rules = spec.convert
+        self.registry = registry
+        self.workspace = workspace
+        self.progress = progress
+        asked = spec.config.get("max_batch_size")
+        self.largest = asked if isinstance(asked, int) and asked > 0 else model_config.DEFAULT_MAX_BATCH_SIZE
+
+    @property
+    def options(self) -> conversion.Options:
+        """What of the spec decides the files."""
+        rules = self.rules
+        return conversion.Options(
+            to="onnx" if rules.to == "tensorrt" else rules.to,
+            opset=rules.opset,
+            simplify=rules.simplify,
+            requirements=rules.requirements,
+            python=rules.python,
+        )
+
+    def make(self, source: ModelSource, into: Path, *, shared: bool) -> conversion.Conversion:
+        """The files of one version in `into`, which is empty: out of the cache, or made now (and kept there).
+
+        Raises:
+            ConversionError: see `convert.convert`.
+            RejectedError: the converted model does not answer as the MLflow model does.
+
+        """
+        cache = open_cache(self.rules.cache) if conversion.is_costly(source.flavors, self.options.to) else None
+        key = self._key(source) if cache else ""
+        if cache:
+            found = cache.fetch(key, into)
+            if isinstance(found, conversion.Conversion):
+                self.progress(f"convert: found in the cache ({cache.repository}), nothing to convert")
+                return found
+            self._emptied(into, found)
+        made = self._convert(source, into, shared=shared)
+        if cache and (problem := cache.keep(key, made, into)):
+            self.progress(f"warning: the conversion is not kept: {problem}")
+        return made
+
+    def _emptied(self, into: Path, problem: str | None) -> None:
+        if problem:
+            self.progress(f"warning: the kept conversion is not used: {problem}")
+        shutil.rmtree(into, ignore_errors=True)
+
+    def _key(self, source: ModelSource) -> str:
+        tools = conversion.tools(source.flavors, self.options.to, self._python(source))
+        return cache_key(source.digest, self.options, tolerance=self.rules.parity, largest=self.largest, tools=tools)
+
+    def _convert(self, source: ModelSource, into: Path, *, shared: bool) -> conversion.Conversion:
+        model = self.registry.download(source, self.workspace)
+        try:
+            made = conversion.convert(
+                model,
+                into,
+                self.options,
+                shared=shared,
+                largest=self.largest,
+                tolerance=self.rules.parity,
+                child=self.child(source),
+            )
+        except ConversionError as error:
+            raise ConversionError(str(error).replace(str(model), str(source))) from None
+        except RejectedError as error:
+            raise RejectedError(str(error).replace(str(model), str(source)), report=error.report) from None
+        for note in made.servable.notes:
+            self.progress(f"convert: {note}")
+        if made.agreement:
+            self.progress(f"convert: as the MLflow model: {made.agreement.summary}")
+        return made
+
+    def child(self, source: ModelSource) -> ChildProcess:
+        """How the children run that convert the model, or ask it."""
+        return ChildProcess(python=self._python(source), timeout=self.rules.timeout_seconds, memory_mib=self.rules.memory_mib)
+
+    def _python(self, source: ModelSource) -> Path | None:
+        """The Python that has what the model needs; None: this one."""
+        if self.rules.environment == "worker":
+            return None
+        if self.rules.environment != "model":
+            return Path(self.rules.environment)
+        return self._built(source)
+
+    @functools.cache  # noqa: B019 it lives as long as a step
+    def _built(self, source: ModelSource) -> Path:
+        raise NotImplementedError
+
+    def reference(self, source: ModelSource, servable: Servable, inputs: Path, outputs: Path) -> None:
+        """See `convert.reference`."""
+        model = self.registry.download(source, self.workspace)
+        conversion.reference(model, servable, inputs, outputs, child=self.child(source))
+
+    def example(self, source: ModelSource, servable: Servable, inputs: Path) -> bool:
+        """See `convert.input_example`."""
+        model = self.registry.download(source, self.workspace)
+        return conversion.input_example(model, servable, inputs, child=self.child(source))
