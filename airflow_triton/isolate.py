@@ -75,14 +75,14 @@ def run_in_child(function: str, arguments: Mapping[str, JSON], *, child: ChildPr
         question, answer, noise = (Path(folder, name) for name in ("arguments.json", "answer.json", "output.log"))
         question.write_text(json.dumps(arguments), encoding="utf-8")
         with question.open("rb") as stdin, noise.open("wb") as output:
-            process = subprocess.Popen(
-                [str(child.python or sys.executable), "-m", __name__, function, str(answer)],
-                stdin=stdin,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=_environment(Path(folder), child.python),
-            )
+            command = [str(child.python or sys.executable), "-m", __name__, function, str(answer)]
+            variables = _environment(Path(folder), child.python)
+            try:
+                process = subprocess.Popen(
+                    command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=variables
+                )
+            except OSError as error:
+                raise errors.ConversionError(f"{command[0]}, which is to run {what}, cannot be started: {error.strerror}") from error
         try:
             ended = _wait(process.pid, child)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -212,3 +213,53 @@ def leave_a_thread() -> str:
 
     threading.Thread(target=time.sleep, args=(60,)).start()
     return "answer"
+
+
+def eat(mib: int) -> str:
+    """Take memory in steps, and touch it."""
+    kept = []
+    for _ in range(mib // 16):
+        kept.append(bytearray(b"x") * (16 << 20))
+        time.sleep(0.03)
+    return f"{len(kept)} pieces"
+
+
+def eat_in_a_grandchild(mib: int) -> None:
+    code = f"import time; kept = bytearray(b'x') * ({mib} << 20); time.sleep(20)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["eat", "eat_in_a_grandchild"])
+def test_what_takes_more_memory_than_it_may_is_ended(name: str) -> None:
+    """The child's own memory, and that of what it starts."""
+    started = time.monotonic()
+    with pytest.raises(ConversionError, match=r"took \d+ MiB of memory, more than the 200 MiB that it may, and was ended; give it more"):
+        run_in_child(f"test_isolate:{name}", {"mib": 600}, child=ChildProcess(timeout=60, memory_mib=200), what="the test")
+    assert time.monotonic() - started < 15
+
+
+def test_what_stays_below_its_memory_is_left_alone() -> None:
+    """The limit is a limit, not a promise to take it."""
+    assert run_in_child("test_isolate:eat", {"mib": 64}, child=ChildProcess(memory_mib=400)) == "4 pieces"
+
+
+def test_another_python_runs_our_function_with_its_own_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees this package and nothing else of ours; what points at our Python is not handed on."""
+    import venv
+
+    venv.create(tmp_path / "env", symlinks=True)
+    monkeypatch.setenv("PYTHONPATH", "/nowhere")
+    monkeypatch.setenv("VIRTUAL_ENV", "/nowhere")
+    child = ChildProcess(python=tmp_path / "env/bin/python", timeout=30)
+
+    told = run_in_child("airflow_triton.versions:installed", {"names": ["pydantic", "numpy"]}, child=child)
+
+    assert isinstance(told, dict)
+    assert "pydantic" not in told
+    assert told["python"] == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """Before anything starts."""
+    with pytest.raises(ConversionError, match=f"{tmp_path}/none.*cannot be started"):
+        run_in_child("test_isolate:eat", {"mib": 1}, child=ChildProcess(python=tmp_path / "none"))

@@ -12,12 +12,12 @@ from typing import cast
 
 from airflow_triton.convert import base, mlmodel
 from airflow_triton.convert.base import Conversion, Form, Options
-from airflow_triton.convert.versions import installed
 from airflow_triton.errors import ConversionError, RejectedError
 from airflow_triton.isolate import HERE, ChildProcess, run_in_child
 from airflow_triton.model_config import DEFAULT_MAX_BATCH_SIZE
 from airflow_triton.servable import Servable
 from airflow_triton.spec import Parity
+from airflow_triton.versions import installed
 
 __all__ = [
     "NO_ORIGINAL",
@@ -65,9 +65,7 @@ def tools(flavors: Collection[str], form: Form, python: Path | None = None) -> d
     names = sorted({name for route in base.ROUTES if route.flavor in flavors and route.form == form for name in route.tools})
     if python is None:
         return installed(names)
-    told = run_in_child(
-        "airflow_triton.convert.versions:installed", {"names": names}, child=ChildProcess(python, timeout=60), what=str(python)
-    )
+    told = run_in_child("airflow_triton.versions:installed", {"names": names}, child=ChildProcess(python, timeout=60), what=str(python))
     return {str(name): str(version) for name, version in cast("dict[str, str]", told).items()}
 
 

@@ -113,7 +113,11 @@ class Conversion(BaseModel):
 
 
 class Converter(Protocol):
-    """The functions of a converter's module."""
+    """The functions of a converter's module.
+
+    One whose original takes FP64 where the servable takes FP32 says so by `DOUBLES = True`: the original is asked in its own precision
+    then, and the proof of the conversion shows what the smaller one costs.
+    """
 
     def convert(self, model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:
         """Write the files of one version directory into `into` and describe them.

@@ -22,6 +22,8 @@ from airflow_triton.servable import Servable
 ONNXMLTOOLS_OPSET = 15
 """The newest operators that onnxmltools writes."""
 
+DOUBLES = True
+
 
 def convert(model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:
     """See `base.Converter.convert`. One matrix of FP32 goes in; NaN is a missing value where the model was trained with them.

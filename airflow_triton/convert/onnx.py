@@ -6,8 +6,8 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_triton.convert import inspect_onnx, onnx_files, signature
-from airflow_triton.convert.base import Form, Options, Run
+from airflow_triton.convert import inspect_onnx, onnx_files, onnx_lower, onnx_simplify, signature
+from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
 from airflow_triton.convert.runners import onnxruntime
 from airflow_triton.convert.version_folder import VersionFolder
@@ -18,16 +18,24 @@ from airflow_triton.servable import Servable
 def convert(model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:
     """See `base.Converter.convert`. The converter is called "as-is" where the bytes are the original's, else "onnx".
 
-    The ONNX file is the model's own: its opset and IR version stay, and a server whose onnxruntime is too old for them
-    refuses it when the candidate is loaded.
+    With `to: onnx`, declared shapes that are missing or wrong are corrected, opset and IR version are brought down to the options', and
+    the graph is simplified if they ask for it; weights and nodes stay as they are otherwise. With `to: as-is` a file
+    that would need any of it is refused, but for its opset: a server that is too old refuses that when the candidate is loaded.
     """
     source = model.file("onnx", "data")
     graph = onnx_files.read(source)
     shapes = _input_shapes(model, graph, example)
-    entry = onnx_files.copy(source, into, graph)
+    notes = []
+    if options.simplify:
+        entry, told = onnx_simplify.write(source, into)
+        notes.append(told)
+    else:
+        entry = onnx_files.copy(source, into, graph)
     seen = inspect_onnx.inspect(source, input_shapes=shapes, example=example, columns=model.columns)
     signature.check(model, seen.inputs, seen.outputs)
-    changed = _correct(into, entry, seen, to=options.to)
+    lowered = _correct(into, entry, seen, options)
+    changed = bool(notes) or lowered is not None
+    notes += [lowered] if lowered else []
     onnx_files.check(into.path / entry, of=source)
     return Servable(
         backend="onnxruntime",
@@ -39,23 +47,25 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
         converter="onnx" if changed else "as-is",
         tools={name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
         entry=entry,
+        notes=tuple(notes),
     )
 
 
-def _correct(into: VersionFolder, entry: str, seen: inspect_onnx.Inspection, *, to: Form) -> bool:
-    """Write the truth into the copy's declarations; true if a byte changed."""
-    if to == "as-is":
+def _correct(into: VersionFolder, entry: str, seen: inspect_onnx.Inspection, options: Options) -> str | None:
+    """Write the truth into the copy's declarations, in the server's opset; what was brought down, None if no byte changed."""
+    if options.to == "as-is":
         if seen.corrected:
             raise ConversionError(
                 f"the graph declares no shape or a wrong one for {', '.join(seen.corrected)}, and Triton would refuse to load it; "
                 "use `to: onnx`, which corrects the declarations and nothing else"
             )
-        return False
-    graph = onnx_files.read(into.path / entry)
-    if not onnx_files.declare(graph, (*seen.inputs, *seen.outputs)):
-        return False
+        return None
+    path = into.path / entry
+    graph, lowered = onnx_lower.lower(onnx_files.read(path), opset=options.opset, ir_version=options.ir_version, of=path)
+    if not onnx_files.declare(graph, (*seen.inputs, *seen.outputs)) and not lowered:
+        return None
     into.write(entry, graph.SerializeToString(deterministic=True))
-    return True
+    return lowered
 
 
 def _input_shapes(model: MlflowModel, graph: Any, example: Any) -> dict[str, tuple[int, ...]]:

@@ -35,14 +35,15 @@ def prove(
     """
     if servable.flavor == base.TRITON:
         return None
-    given = examples.for_probing(example, servable, model.columns)
+    own = _in_its_precision(servable)
+    given = examples.for_probing(example, own, model.columns)
     ask = _original(model, servable)
     run = _converted(model, folder, servable)
     comparison = Comparison(rtol=rtol, atol=atol)
-    for case in cases(servable, given, largest=largest):
+    for case in cases(own, given, largest=largest):
         expected = _expected(ask, case, model, comparison)
         if expected is not None:
-            _compare(comparison, case, _got(run, case, model), expected)
+            _compare(comparison, case, _got(run, case, model, servable), expected)
     found = comparison.agreement
     if not found.runs:
         raise ConversionError(
@@ -50,6 +51,14 @@ def prove(
             "input example that it can answer"
         )
     return found
+
+
+def _in_its_precision(servable: Servable) -> Servable:
+    """The servable with the inputs that the original itself takes."""
+    if not getattr(base.original_of(servable), "DOUBLES", False):
+        return servable
+    wider = [spec.model_copy(update={"datatype": "FP64"}) if spec.datatype == "FP32" else spec for spec in servable.inputs]
+    return servable.model_copy(update={"inputs": tuple(wider)})
 
 
 def _original(model: MlflowModel, servable: Servable) -> base.Run:
@@ -82,9 +91,10 @@ def _expected(ask: Callable[[Arrays], Arrays], case: Case, model: MlflowModel, c
         return None
 
 
-def _got(run: base.Run, case: Case, model: MlflowModel) -> Arrays:
+def _got(run: base.Run, case: Case, model: MlflowModel, servable: Servable) -> Arrays:
+    kinds = {spec.name: spec.datatype for spec in servable.inputs}
     try:
-        return run(case.inputs)
+        return run({name: tensors.cast(array, kinds[name]) for name, array in case.inputs.items()})
     except Exception as error:
         raise RejectedError(
             f"{model.folder}: the converted model does not answer {case.name}, which the MLflow model does: "

@@ -13,6 +13,8 @@ from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 
+DOUBLES = True
+
 
 def convert(model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:  # noqa: ARG001 one form
     """See `base.Converter.convert`.

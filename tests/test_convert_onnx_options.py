@@ -1,0 +1,97 @@
+"""The `onnx` flavor on request: brought down to an older server's opset, or simplified; its answers stay the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from test_convert import save_onnx
+
+from airflow_triton.convert import child, onnx_files
+from airflow_triton.convert.base import Conversion
+from airflow_triton.errors import ConversionError
+
+WEIGHTS = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
+
+
+def model_of(*nodes: Any, opset: int = 24) -> Any:
+    """From x [N, 4] to y [N, 4], with the weights `w`."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy")
+    graph = helper.make_graph(list(nodes), "graph", [x], [y], [numpy_helper.from_array(WEIGHTS, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def convert(source: Path, into: Path, **options: Any) -> Conversion:
+    into.mkdir()
+    made = Conversion.model_validate(child.convert(str(source), str(into), {"to": "onnx", **options}))
+    assert made.agreement is not None
+    assert made.agreement.passed
+    return made
+
+
+def opset_of(path: Path) -> tuple[int, int]:
+    graph = onnx_files.read(path)
+    return graph.opset_import[0].version, graph.ir_version
+
+
+MATMUL, GELU = helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Gelu", ["h"], ["y"])
+
+
+def test_opset_and_ir_version_are_brought_down(tmp_path: Path) -> None:
+    """Also of an operator that the older opset does not have, but can say in others; the note tells it."""
+    source = save_onnx(tmp_path / "model", model_of(MATMUL, GELU))
+    had = onnx_files.read(source / "model.onnx").ir_version
+
+    made = convert(source, tmp_path / "1", opset=18, ir_version=8)
+
+    assert opset_of(tmp_path / "1" / "model.onnx") == (18, 8)
+    assert made.servable.notes == (f"opset 24 was brought down to 18 and IR version {had} was brought down to 8",)
+    assert made.servable.converter == "onnx"
+
+
+def test_a_graph_within_the_limits_keeps_its_bytes(tmp_path: Path) -> None:
+    """It is served as it is."""
+    source = save_onnx(tmp_path / "model", model_of(MATMUL, helper.make_node("Relu", ["h"], ["y"]), opset=17))
+
+    made = convert(source, tmp_path / "1", opset=21, ir_version=20)
+
+    assert (tmp_path / "1" / "model.onnx").read_bytes() == (source / "model.onnx").read_bytes()
+    assert (made.servable.notes, made.servable.converter) == ((), "as-is")
+
+
+def test_external_data_stays_where_it_is(tmp_path: Path) -> None:
+    """Only the graph is written anew; the data file is the same to the byte."""
+    source = save_onnx(tmp_path / "model", b"")
+    onnx.save(model_of(MATMUL, GELU), source / "model.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+
+    made = convert(source, tmp_path / "1", opset=18)
+
+    assert made.servable.entry == "model.onnx/model.onnx"
+    assert opset_of(tmp_path / "1" / "model.onnx" / "model.onnx")[0] == 18
+    assert (tmp_path / "1" / "model.onnx" / "w.bin").read_bytes() == (source / "w.bin").read_bytes()
+
+
+def test_an_operator_that_has_no_older_form_is_named(tmp_path: Path) -> None:
+    """With both opsets and what to do."""
+    source = save_onnx(tmp_path / "model", model_of(MATMUL, helper.make_node("Mish", ["h"], ["y"]), opset=22))
+
+    with pytest.raises(
+        ConversionError, match=r"opset 22, and what serves it reads up to 13; .*(Mish|Adapter).*Export the model with opset 13"
+    ):
+        convert(source, tmp_path / "1", opset=13)
+
+
+def test_a_graph_is_simplified_on_request_only(tmp_path: Path) -> None:
+    """Constants are folded, and the note says how many nodes are left."""
+    fold = [helper.make_node("Add", ["w", "w"], ["w2"]), helper.make_node("Identity", ["x"], ["x2"])]
+    source = save_onnx(tmp_path / "model", model_of(*fold, helper.make_node("MatMul", ["x2", "w2"], ["y"]), opset=18))
+
+    assert convert(source, tmp_path / "1").servable.converter == "as-is"
+    made = convert(source, tmp_path / "2", simplify=True)
+
+    assert made.servable.notes == ("onnxslim made 1 nodes of 3",)
+    assert [node.op_type for node in onnx_files.read(tmp_path / "2" / "model.onnx").graph.node] == ["MatMul"]
