@@ -165,3 +165,50 @@ def test_as_is_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConversionError, match="a model of lightgbm, python_function cannot become `to: as-is`; valid: onnx, python"):
         convert(save(tmp_path / "model", "lightgbm", model, X), tmp_path / "1", "as-is")
+
+
+def pipelines() -> dict[str, Callable[[], tuple[Any, Any, Any]]]:
+    """Boosted trees as the last step of a scikit-learn pipeline over a table with text, with what they are taught."""
+    import lightgbm
+    import xgboost
+    from sklearn.compose import make_column_transformer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    def after_columns(last: Any) -> Any:
+        encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+        return make_pipeline(make_column_transformer((encoder, ["kind"]), remainder="passthrough"), last)
+
+    table = WORDS.assign(kind=WORDS["kind"].astype(str))
+    light = {"n_estimators": 8, "min_child_samples": 5, "verbose": -1}
+    return {
+        "xgboost-classifier": lambda: (after_columns(xgboost.XGBClassifier(n_estimators=8)), table, THREE),
+        "xgboost-regressor": lambda: (after_columns(xgboost.XGBRegressor(n_estimators=8)), table, TARGET),
+        "lightgbm-classifier": lambda: (after_columns(lightgbm.LGBMClassifier(**light)), table, THREE),
+        "lightgbm-regressor": lambda: (after_columns(lightgbm.LGBMRegressor(**light)), table, TARGET),
+    }
+
+
+@pytest.mark.parametrize("name", list(pipelines()))
+def test_boosted_trees_inside_a_pipeline(tmp_path: Path, name: str) -> None:
+    """Logged as scikit-learn's: text and numbers go in by column, and the proof passes, missing values included."""
+    import mlflow.sklearn
+    from mlflow.models import infer_signature
+
+    model, table, taught = pipelines()[name]()
+    model.fit(table, taught)
+    mlflow.sklearn.save_model(
+        model,
+        str(tmp_path / "model"),
+        signature=infer_signature(table),
+        input_example=table[:4],
+        serialization_format="cloudpickle",
+        pip_requirements=[],
+    )
+    (tmp_path / "1").mkdir()
+
+    made = child.convert(str(tmp_path / "model"), str(tmp_path / "1"), {"to": "onnx"})
+
+    assert made["agreement"]["passed"]
+    assert "missing values (NaN)" in made["agreement"]["runs"]
+    assert [spec["name"] for spec in made["servable"]["inputs"]] == [*COLUMNS, "kind"]

@@ -12,15 +12,13 @@ from typing import Any
 from airflow_triton.convert import base, estimators
 from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.boosters import booster_of, xgboost_objective
+from airflow_triton.convert.estimators import ONNXMLTOOLS_OPSET
 from airflow_triton.convert.mlmodel import MlflowModel
 from airflow_triton.convert.onnx_files import one_line
 from airflow_triton.convert.sklearn_inputs import MATRIX, Layout, layout_of
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
-
-ONNXMLTOOLS_OPSET = 15
-"""The newest operators that onnxmltools writes."""
 
 DOUBLES = True
 

@@ -18,6 +18,9 @@ TARGET_OPSET = {"": 18, "ai.onnx.ml": 3}
 """The operators that graphs are written with (IR version 8 or lower follows). onnxruntime reads them since 1.14, so every
 Triton since 23.04 does; Triton 24.10 has onnxruntime 1.19, which would read up to opset 21 and IR version 10."""
 
+ONNXMLTOOLS_OPSET = 15
+"""The newest operators that onnxmltools writes."""
+
 METHODS = {
     "label": ("predict",),
     "probabilities": ("predict_proba", "decision_function"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_triton.convert import estimators
+from airflow_triton.convert import estimators, sklearn_boosting
 from airflow_triton.convert.base import Options, Run
+from airflow_triton.convert.estimators import ONNXMLTOOLS_OPSET
 from airflow_triton.convert.mlmodel import MlflowModel
 from airflow_triton.convert.onnx_files import one_line
 from airflow_triton.convert.sklearn_inputs import Layout, layout_of
@@ -76,8 +77,10 @@ def _without_zipmap(estimator: Any, types: list[tuple[str, Any]]) -> Any:
     from skl2onnx import convert_sklearn
     from sklearn.base import is_classifier
 
+    opsets = {**estimators.TARGET_OPSET, "": ONNXMLTOOLS_OPSET} if sklearn_boosting.register(estimator) else estimators.TARGET_OPSET
+
     def to_onnx(options: dict[int, dict[str, bool]] | None) -> Any:
-        return convert_sklearn(estimator, name="model", initial_types=types, options=options, target_opset=estimators.TARGET_OPSET)
+        return convert_sklearn(estimator, name="model", initial_types=types, options=options, target_opset=opsets)
 
     if not is_classifier(estimator):
         return to_onnx(None)
