@@ -282,7 +282,14 @@ def _named(model: str) -> tuple[str, Spec | None]:
 @click.option("--http-port", type=click.IntRange(1, 65535), metavar="N", help="Default: a free one.")
 @click.option("--grpc-port", type=click.IntRange(1, 65535), metavar="N", help="Default: a free one.")
 @click.option("--metrics-port", type=click.IntRange(1, 65535), metavar="N", help="Default: a free one.")
-@click.option("--torch", is_flag=True, help="With the TorchScript backend (installs PyTorch, once).")
+@click.option(
+    "--with",
+    "with_",
+    type=click.Choice(["torch", "tensorflow"]),
+    multiple=True,
+    help="Also serve TorchScript (torch), or SavedModel and GraphDef (tensorflow): installs that library, once. May be repeated.",
+)
+@click.option("--torch", is_flag=True, hidden=True, help="The older name of `--with torch`.")
 @json_option
 @reports_errors
 def serve(  # noqa: PLR0917 click
@@ -291,6 +298,7 @@ def serve(  # noqa: PLR0917 click
     http_port: int | None,
     grpc_port: int | None,
     metrics_port: int | None,
+    with_: tuple[Any, ...],
     torch: bool,  # noqa: FBT001 click
     as_json: bool,  # noqa: FBT001 click
 ) -> None:
@@ -315,7 +323,7 @@ def serve(  # noqa: PLR0917 click
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
-        torch=torch,
+        with_=(*with_, "torch") if torch else with_,
         on_ready=ready,
         progress=Progress(),
     )

@@ -91,7 +91,7 @@ def completing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def served_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server that serves TorchScript as well."""
     repository = tmp_path_factory.mktemp("torch")
-    with LocalTriton(repository, torch=True, extra_args=[AS_IT_IS]) as server:
+    with LocalTriton(repository, with_={"torch"}, extra_args=[AS_IT_IS]) as server:
         yield Served(server, repository)
 
 
@@ -398,7 +398,16 @@ def test_torchscript_without_torch_says_what_to_do(served: Served) -> None:
     version = served.put("script", 'backend: "pytorch"\n' + _xy())
     (version / "model.pt").write_bytes(b"")
 
-    assert "torch=True" in served.refusal("script")
+    assert "--with torch" in served.refusal("script")
+
+
+@pytest.mark.parametrize("kind", ["savedmodel", "graphdef"])
+def test_a_model_of_tensorflow_without_tensorflow_says_what_to_do(served: Served, kind: str) -> None:
+    """So do SavedModel and GraphDef; what they answer is tested where TensorFlow is (test_tensorflow.py)."""
+    version = served.put("saved", f'platform: "tensorflow_{kind}"\n' + _xy())
+    (version / f"model.{kind}").mkdir() if kind == "savedmodel" else (version / f"model.{kind}").touch()
+
+    assert "--with tensorflow" in served.refusal("saved")
 
 
 SCRIPTS = """
@@ -427,7 +436,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TorchScript files, made by the server environment's own Python, as torch is not installed here."""
     folder = tmp_path_factory.mktemp("scripts")
     (folder / "make.py").write_text(textwrap.dedent(SCRIPTS), encoding="utf-8")  # torch.jit.script reads its source
-    subprocess.run([install(torch=True).python, folder / "make.py", folder], check=True, timeout=120)
+    subprocess.run([install(with_={"torch"}).python, folder / "make.py", folder], check=True, timeout=120)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from airflow_triton.errors import LocalTritonError
-from airflow_triton.local_triton import LocalTriton, free_port, install, pins
+from airflow_triton.local_triton import EXTRAS, LocalTriton, extras_for, free_port, install, pins
 from airflow_triton.local_triton.installation import MARKER
 from airflow_triton.local_triton.machine import check_platform, choose_python
 from airflow_triton.local_triton.ports import choose_ports, is_free
@@ -126,7 +127,7 @@ def test_a_second_install_is_instant_and_says_nothing() -> None:
 def test_an_unfinished_install_is_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash in the middle leaves no marker, so the next call removes the remains and builds; the folder is the caller's to name."""
     monkeypatch.setenv("AIRFLOW_TRITON_LOCAL_HOME", str(tmp_path))
-    home = tmp_path / pins.digest(sys.version_info[:2], torch=False)
+    home = tmp_path / pins.digest(sys.version_info[:2])
     home.mkdir()
     (home / "half").write_text("written")
     said: list[str] = []
@@ -137,6 +138,55 @@ def test_an_unfinished_install_is_built_again(tmp_path: Path, monkeypatch: pytes
     assert not (home / "half").exists()
     assert [line.split()[0] for line in said] == ["removing", "installing", "checking"]
     assert sys.prefix not in map(str, installation.server.parents)
+
+
+def test_every_set_of_extras_is_an_environment_of_its_own() -> None:
+    """Its name depends on what is in it, however that was asked for; the environments from before there were extras keep theirs."""
+    from airflow_triton.local_triton.extras import checked
+
+    wanted = [(), ("torch",), ("tensorflow",), ("tensorflow", "torch")]
+    names = [pins.digest((3, 11), checked(with_)) for with_ in wanted]
+
+    assert len(set(names)) == 4
+    assert pins.digest((3, 11), checked((), torch=True)) == names[1]
+    assert pins.digest((3, 11), checked(["torch", "tensorflow", "torch"])) == names[3]
+    parts = [pins.SERVER, pins.NUMPY, pins.onnxruntime((3, 11)), pins.TORCH, "3.11"]
+    assert names[1] == hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def test_an_unknown_extra_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    """The server says so when it is made, not when it starts."""
+    with pytest.raises(LocalTritonError, match="installed with jax; valid: torch, tensorflow"):
+        LocalTriton(tmp_path / "models", with_=["jax"])  # type: ignore[list-item]
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "extras"),
+    [
+        (("onnxruntime", ""), set()),
+        (("pytorch", ""), {"torch"}),
+        (("", "pytorch_libtorch"), {"torch"}),
+        (("tensorflow", "tensorflow_graphdef"), {"tensorflow"}),
+        (("", "tensorflow_savedmodel"), {"tensorflow"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_config_says_which_extra_serves_it(names: tuple[str, str], extras: set[str]) -> None:
+    """By its backend, or by the older name of it, its platform."""
+    assert extras_for(*names) == extras
+
+
+def test_serve_takes_the_extras_that_there_are() -> None:
+    """`--with`, and `--torch` from before it."""
+    from airflow_triton.cli import serve
+
+    options = {option.name: option for option in serve.params}
+
+    assert tuple(options["with_"].type.choices) == EXTRAS
+    assert options["with_"].multiple
+    assert options["torch"].opts == ["--torch"]
 
 
 def test_two_installs_at_once_build_once(tmp_path: Path) -> None:
@@ -163,7 +213,7 @@ def test_an_environment_without_the_shared_python_is_refused_with_the_remedy(tmp
     stub.write_text(f"#!/bin/sh\necho '{missing}' >&2\nexit 127\n")
     stub.chmod(0o755)
     real = install()
-    broken = Installation(real.home, real.site_packages, tmp_path, torch=False)
+    broken = Installation(real.home, real.site_packages, tmp_path)
 
     with pytest.raises(LocalTritonError, match=r"libpython3\.11\.so\.1\.0(.|\n)*apt install libpython3\.11"):
         build.verify(broken, build.PythonFacts((3, 11), real.site_packages, (tmp_path,)))

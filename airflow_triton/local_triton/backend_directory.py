@@ -1,4 +1,4 @@
-"""The server's backend directory: its own Python backend, and our stand-ins for the compiled ONNX and TorchScript backends."""
+"""The server's backend directory: its own Python backend, and our stand-ins for the compiled ONNX, TorchScript and TensorFlow backends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "backends"
-STAND_INS = ("onnxruntime", "pytorch")
+STAND_INS = ("onnxruntime", "pytorch", "tensorflow")
 
 
 def backend_directory(home: Path, site_packages: Path) -> Path:

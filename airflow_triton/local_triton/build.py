@@ -100,7 +100,9 @@ def verify(installation: Installation, facts: PythonFacts) -> None:
             f"pyenv: `PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install {python}`), or run this under a Python that has it, "
             "such as one from conda or `uv python install`."
         )
-    _run([str(installation.python), "-c", "import numpy, onnxruntime"], "import onnxruntime", variables)
+    # What is imported is compiled, too, so that the first load need not do that.
+    modules = ", ".join(("numpy", "onnxruntime", *sorted(installation.extras - {"torch"})))
+    _run([str(installation.python), "-c", f"import {modules}"], f"import {modules}", variables)
 
 
 def _missing_library(command: list[str], variables: dict[str, str]) -> str:

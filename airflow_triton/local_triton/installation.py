@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from airflow_triton.local_triton.extras import Extra
+
 MARKER = ".complete"
 _STRANGERS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
@@ -17,13 +19,13 @@ class Installation:
     """An installed server.
 
     `home` is the virtual environment that holds it, `site_packages` that environment's packages, and `backends` the folder to
-    pass as `--backend-directory`. `torch` says whether TorchScript models can be served.
+    pass as `--backend-directory`. `extras` are what it was installed with on top.
     """
 
     home: Path
     site_packages: Path
     backends: Path
-    torch: bool
+    extras: frozenset[Extra] = frozenset()
 
     @property
     def python(self) -> Path:

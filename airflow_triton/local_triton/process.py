@@ -9,12 +9,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from airflow_triton.errors import LocalTritonError
 from airflow_triton.local_triton.command import Mode, repository_argument, server_command
+from airflow_triton.local_triton.extras import Extra, checked
 from airflow_triton.local_triton.install import install
 from airflow_triton.local_triton.installation import Installation
 from airflow_triton.local_triton.ports import ADDRESS, Ports, choose_ports, free_port, is_free, is_live, listens
@@ -35,8 +36,9 @@ class LocalTriton:
     `repository` is a folder (made if it is missing) or a URL such as `s3://http://HOST:PORT/bucket/prefix`, whose credentials
     come from the environment (AWS_*). `mode` is the model control mode; `poll_seconds` counts in "poll" only. A port that is not
     given is chosen among the free ones. `start_timeout` is in seconds, and covers loading the models in the modes "poll" and
-    "none". The log goes to `log_file`, else to a temporary file that `stop` removes. `torch` also serves TorchScript models,
-    from a second, larger install. `extra_args` are added to the server's command line; `progress` gets the install's lines.
+    "none". The log goes to `log_file`, else to a temporary file that `stop` removes. `with_` names what the server is installed with
+    on top: "torch" serves TorchScript models as well (`torch=True` is short for it), "tensorflow" SavedModel and GraphDef.
+    `extra_args` are added to the server's command line; `progress` gets the install's lines.
 
     The server and its backends' processes end with `stop`, with the `with` block, or soon after this process is gone, however
     it ended. Not for use by several threads at once, except that one may `wait` while another calls `stop`.
@@ -53,6 +55,7 @@ class LocalTriton:
         poll_seconds: int = 1,
         log_file: Path | None = None,
         start_timeout: float = 60.0,
+        with_: Collection[Extra] = (),
         torch: bool = False,
         extra_args: Sequence[str] = (),
         progress: Callable[[str], None] | None = None,
@@ -63,7 +66,7 @@ class LocalTriton:
         self._wanted = (http_port, grpc_port, metrics_port)
         self._poll_seconds = poll_seconds
         self._start_timeout = start_timeout
-        self._torch = torch
+        self._extras = checked(with_, torch=torch)
         self._extra_args = tuple(extra_args)
         self._progress = progress
         self._temporary_log = log_file is None
@@ -108,7 +111,7 @@ class LocalTriton:
         """
         if self.running:
             return self
-        installation = install(torch=self._torch, progress=self._progress)
+        installation = install(with_=self._extras, progress=self._progress)
         repository = repository_argument(self.repository)
         for attempt in range(1, START_ATTEMPTS + 1):
             self._ports = choose_ports(self._wanted, self._ports)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import FrameType
 
 from airflow_triton.errors import LocalTritonError
 from airflow_triton.local_triton.command import Mode
+from airflow_triton.local_triton.extras import Extra
 from airflow_triton.local_triton.process import LocalTriton
 
 
@@ -25,7 +26,7 @@ def serve(
     grpc_port: int | None,
     metrics_port: int | None,
     on_ready: Callable[[LocalTriton], None],
-    torch: bool = False,
+    with_: Collection[Extra] = (),
     progress: Callable[[str], None] | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT comes, end the server cleanly, and return 0. To be called in the main thread.
@@ -39,7 +40,7 @@ def serve(
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
-        torch=torch,
+        with_=with_,
         progress=progress,
     )
     try:

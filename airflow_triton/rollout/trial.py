@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airflow_triton import model_config
 from airflow_triton.errors import LocalTritonError
-from airflow_triton.local_triton import LocalTriton
+from airflow_triton.local_triton import LocalTriton, extras_for
 from airflow_triton.repository import Item, Repository
 from airflow_triton.repository.layout import CONFIG_FILE
 from airflow_triton.server import ServerAddress, TritonClient
@@ -26,12 +26,12 @@ def local_trial(store: Repository, name: str, version: int, items: Sequence[Item
 
     """
     declared = model_config.parse(config)
-    torch = declared.backend == "pytorch" or declared.platform == "pytorch_libtorch"
+    needed = extras_for(declared.backend, declared.platform)
     with store.new_staging() as folder:
         _lay_out(store, folder / name, [item.under(version) for item in items])
         declared.name = name
         (folder / name / CONFIG_FILE).write_text(model_config.render(model_config.with_versions(declared, [version])))
-        with _started(LocalTriton(folder, torch=torch)) as server, TritonClient(ServerAddress.parse(server.grpc_url)) as client:
+        with _started(LocalTriton(folder, with_=needed)) as server, TritonClient(ServerAddress.parse(server.grpc_url)) as client:
             client.load(name)
             client.wait_ready(name, version)
             yield client

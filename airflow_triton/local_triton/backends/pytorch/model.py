@@ -105,7 +105,10 @@ def _torch():
         pass
     else:
         return torch
-    raise refused("this local Triton was installed without PyTorch: start it with torch=True to serve TorchScript models")
+    raise refused(
+        "this local Triton was installed without PyTorch: start it with `airflow-triton serve --with torch`, or in "
+        "Python with LocalTriton(..., with_={'torch'}), to serve TorchScript models"
+    )
 
 
 def _check_types(config):
