@@ -68,6 +68,7 @@ ROUTES = (
     Route("tensorflow", "onnx", f"{_ROOM}.tensorflow", (*_ONNX, "tf2onnx", "tensorflow", "tensorflow-cpu", "keras")),
     Route("tensorflow", "as-is", f"{_ROOM}.saved_model", ("tensorflow", "tensorflow-cpu", "keras")),
     Route("keras", "onnx", f"{_ROOM}.keras", (*_ONNX, "keras", "torch", "onnxscript", "tf2onnx", "tensorflow", "tensorflow-cpu")),
+    Route("keras", "as-is", f"{_ROOM}.saved_model", ("tensorflow", "tensorflow-cpu", "keras")),
     Route("transformers", "onnx", f"{_ROOM}.transformers", (*_ONNX, "torch", "onnxscript", "transformers")),
     Route(PYFUNC, "python", f"{_ROOM}.python_backend", ("mlflow", "mlflow-skinny", "numpy", "pandas")),
 )
@@ -114,6 +115,9 @@ class Conversion(BaseModel):
 
 class Converter(Protocol):
     """The functions of a converter's module.
+
+    A module may have `example_inputs(model, servable, example) -> Arrays | None` too, where the logged example is not what the servable
+    takes (text, of which the servable takes tokens): None where `example` is no such thing; without one (None), an example of its own.
 
     One whose original takes FP64 where the servable takes FP32 says so by `DOUBLES = True`: the original is asked in its own precision
     then, and the proof of the conversion shows what the smaller one costs.

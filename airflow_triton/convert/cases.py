@@ -64,7 +64,10 @@ def _rows(arrays: Arrays, servable: Servable, count: int) -> Arrays:
 
 
 def _like(arrays: Arrays, servable: Servable) -> Arrays:
-    """Rows of the same kind: each column's values in another order, numbers with a fraction moved by a tenth of their spread."""
+    """Rows of the same kind, in the reverse order: numbers with a fraction are moved by a tenth of their spread.
+
+    Whole numbers, flags and texts stay with their rows: they may be codes, or say where another input ends (a mask).
+    """
     return {spec.name: _shaken(arrays[spec.name], spec) for spec in servable.inputs}
 
 
@@ -73,11 +76,10 @@ def _shaken(array: np.ndarray[Any, Any], spec: TensorSpec) -> np.ndarray[Any, An
 
     if not array.ndim or not array.size:
         return array
+    mixed = array[::-1]
+    if array.dtype.kind != "f" or np.array_equal(np.trunc(array), array, equal_nan=True):
+        return np.ascontiguousarray(mixed)
     random = np.random.default_rng(len(spec.name))
-    mixed = random.permuted(array, axis=0)
-    whole = array.dtype.kind == "f" and np.array_equal(np.trunc(array), array, equal_nan=True)
-    if array.dtype.kind != "f" or whole:  # whole numbers may be counts, codes or flags
-        return mixed
     spread = np.nanstd(mixed.astype(np.float64)) or 1.0
     return np.asarray(mixed + random.normal(scale=spread / 10, size=mixed.shape), dtype=NUMPY_TYPES[spec.datatype])
 

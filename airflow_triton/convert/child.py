@@ -62,7 +62,10 @@ def input_example(model_dir: str, servable: dict[str, Any], inputs: str) -> bool
     example = examples.load(model)
     if example is None:
         return False
-    tensors.save_arrays(Path(inputs), examples.to_inputs(example, Servable.model_validate(servable), model.columns))
+    served = Servable.model_validate(servable)
+    with _needed_for(served.flavor):
+        given = prove.own_example(model, served, example)
+    tensors.save_arrays(Path(inputs), given or examples.to_inputs(example, served, model.columns))
     return True
 
 
