@@ -20,6 +20,8 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_triton.errors import SpecError
 from airflow_triton.operators.steps import (
+    AssemblePlansOperator,
+    BuildPlanOperator,
     CleanUpModelOperator,
     ConfigureModelOperator,
     ConvertModelOperator,
@@ -28,7 +30,7 @@ from airflow_triton.operators.steps import (
     StageModelOperator,
     ValidateModelOperator,
 )
-from airflow_triton.spec import Spec, find_spec_files, load_spec
+from airflow_triton.spec import Spec, TensorRT, Worker, find_spec_files, load_spec
 
 REGISTRY_INTERVAL = timedelta(minutes=5)
 """How often a deployment with `schedule: registry` looks at the registry; a run that finds nothing new is quick."""
@@ -53,14 +55,13 @@ def deployment_dags(folder: str | Path) -> dict[str, DAG]:
             dag_id, taken = f"deploy_{spec.name}", f"deploy_{spec.name}" in dags
             if taken:
                 raise SpecError(f"{path}: name: another spec in {folder} has the name {spec.name}")  # noqa: TRY301 said as any other
+            if wanted in (None, dag_id):
+                dags[dag_id] = deployment_dag(spec, dag_id=dag_id)
         except SpecError as error:
             warnings.warn(str(error), stacklevel=2)
             dag_id = f"deploy_{path.stem}"
             if wanted in (None, dag_id) and dag_id not in dags:
                 dags[dag_id] = _broken_dag(dag_id, error)
-            continue
-        if wanted in (None, dag_id):
-            dags[dag_id] = deployment_dag(spec, dag_id=dag_id)
     return dags
 
 
@@ -81,13 +82,50 @@ def deployment_dag(spec: Spec, *, dag_id: str | None = None) -> DAG:
     ) as dag:
         resolve = ResolveModelOperator(task_id="resolve", spec=mapping, skip_rejected=registry)
         convert = ConvertModelOperator(task_id="convert", spec=mapping, source=resolve.output)
-        configure = ConfigureModelOperator(task_id="configure", spec=mapping, converted=convert.output)
-        stage = StageModelOperator(task_id="stage", spec=mapping, converted=convert.output, config=configure.output)
+        converted = _with_plans(spec, mapping, convert).output
+        configure = ConfigureModelOperator(task_id="configure", spec=mapping, converted=converted)
+        stage = StageModelOperator(task_id="stage", spec=mapping, converted=converted, config=configure.output)
         validate = ValidateModelOperator(task_id="validate", spec=mapping, candidate=stage.output)
         promote = PromoteModelOperator(task_id="promote", spec=mapping, candidate=stage.output, report=validate.output)
         clean_up = CleanUpModelOperator(task_id="clean_up", spec=mapping, source=resolve.output)
         promote >> clean_up.as_teardown(setups=resolve)
     return dag
+
+
+def _with_plans(spec: Spec, mapping: dict[str, Any], convert: ConvertModelOperator) -> BaseOperator:
+    """The task whose answer is what Triton serves: the conversion, or what puts its TensorRT plans together, each built on its worker."""
+    options = spec.convert.tensorrt or TensorRT()
+    if spec.convert.to != "tensorrt" or options.builder != "worker":
+        return convert
+    plans = [
+        BuildPlanOperator(
+            task_id=f"build_plan_{kind}" if kind else "build_plan", spec=mapping, converted=convert.output, kind=kind, **placed(worker)
+        )
+        for kind, worker in options.workers().items()
+    ]
+    return AssemblePlansOperator(task_id="assemble", spec=mapping, converted=convert.output, plans=[plan.output for plan in plans])
+
+
+def placed(worker: Worker) -> dict[str, Any]:
+    """Where a task runs, as the arguments of an operator: its queue (Celery), pool, executor, and pod (Kubernetes).
+
+    Raises:
+        SpecError: `pod_override` is no pod, or needs the provider for Kubernetes, which is not installed.
+
+    """
+    chosen: dict[str, Any] = worker.model_dump(exclude_none=True, exclude={"pod_override"})
+    if worker.pod_override is None:
+        return chosen
+    try:
+        from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+    except ImportError as error:
+        reason = f"convert.tensorrt.pod_override needs the package apache-airflow-providers-cncf-kubernetes ({error})"
+        raise SpecError(reason) from error
+    try:
+        pod = PodGenerator.deserialize_model_dict(worker.pod_override)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SpecError(f"convert.tensorrt.pod_override is no Kubernetes pod: {error}") from error
+    return {**chosen, "executor_config": {"pod_override": pod}}
 
 
 class BrokenSpecOperator(BaseOperator):

@@ -69,7 +69,7 @@ def build(servable: Servable, *, name: str, version: int = 1, overrides: Mapping
             _add_tensor(field, spec, batched=batch > 0)
     for key, value in servable.parameters.items():
         config.parameters[key].string_value = value.replace("{version}", str(version))
-    return merge(config, changes)
+    return merge(merge(config, servable.settings), changes)
 
 
 def render(config: ModelConfig) -> str:

@@ -215,6 +215,11 @@ class Registry:
                     lambda key=key, value=value: self.client.set_model_version_tag(name, str(version), key, value),  # type: ignore[misc]
                 )
 
+    def keep_file(self, source: ModelSource, file: Path, folder: str) -> None:
+        """Make a file an artifact of the version's run, in `folder`; nothing happens where the version has no run."""
+        if source.run_id is not None:
+            self._ask(f"keep {file.name}", lambda: self.client.log_artifact(source.run_id, str(file), folder))
+
     def tags(self, name: str, version: int) -> dict[str, str]:
         """The tags of a model version."""
         return dict(self._ask(f"read the tags of `{name}` {version}", lambda: self.client.get_model_version(name, str(version))).tags)

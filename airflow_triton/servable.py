@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,6 +51,8 @@ class Servable(BaseModel):
     parameters: dict[str, str] = Field(
         default_factory=dict, description="parameters of its config; `{version}` in a value stands for the version's number"
     )
+    settings: dict[str, Any] = Field(default_factory=dict, description="fields of its config that go with the files, under the spec's")
+    plans: tuple[dict[str, Any], ...] = Field(default=(), description="what is known of its TensorRT plans (`convert.tensorrt.Plan`)")
     entry: str | None = Field(default=None, description="the file without which Triton cannot open the version, below its folder")
     config: str | None = Field(default=None, description="a ready model's own config.pbtxt, without its name and version policy")
     beside: tuple[str, ...] = Field(

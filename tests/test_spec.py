@@ -254,10 +254,6 @@ def test_mistake_is_named(keys: dict[str, Any], message: str) -> None:
 
 
 NOT_YET_CASES: dict[str, dict[str, Any]] = {
-    "convert.tensorrt": {"convert": {"to": "tensorrt", "tensorrt": {"profiles": {"X": {"min": [1], "opt": [1], "max": [2]}}}}},
-    "convert.to=python": {"convert": {"to": "python"}},
-    "convert.to=tensorrt": {"convert": {"to": "tensorrt"}},
-    "convert.to=torchscript": {"convert": {"to": "torchscript"}},
     "promote.approval=true": {"promote": {"approval": True}},
     "validate.data=*://*": {"validate": {"data": "s3://bucket/a.parquet"}},
     "validate.expectations": {"validate": {"expectations": "iris.yaml"}},
@@ -509,7 +505,7 @@ def test_reference_page_has_every_key_and_its_example_loads(tmp_path: Path) -> N
             if below is None or below[1] == "Profile":
                 found.append(above + key)
             else:
-                found += keys(schema["$defs"][below[1]], f"{above}{key}." + ("*." if key == "metrics" else ""))
+                found += keys(schema["$defs"][below[1]], f"{above}{key}." + ("*." if key in ("metrics", "gpus") else ""))
         return found
 
     assert set(keys(schema, "")) <= set(rows)

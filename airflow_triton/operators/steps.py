@@ -62,6 +62,57 @@ class ConvertModelOperator(TritonOperator):
             return rollout.convert(ModelSource.model_validate(self.source)).model_dump(mode="json")
 
 
+class BuildPlanOperator(TritonOperator):
+    """Build a TensorRT plan of the converted model, on the GPU of the worker that runs the task. Answers what is known of it.
+
+    Without TensorRT or a GPU the task fails at once, naming what is missing. The plan is compared with the ONNX model that it was
+    built of; one that answers otherwise fails the task for good, after its report was pushed (XCom `report`).
+
+    :param spec: see TritonOperator (templated)
+    :param converted: what ConvertModelOperator answered (templated)
+    :param kind: which of the spec's `convert.tensorrt.gpus` this worker has; "" where the spec names none
+    """
+
+    template_fields: Sequence[str] = ("spec", "converted")
+
+    def __init__(self, *, converted: Any, kind: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.converted = converted
+        self.kind = kind
+
+    def execute(self, context: Context) -> Any:
+        """See the class."""
+        from airflow_triton.rollout import Converted
+
+        with self.rollout() as rollout, report_pushed(context):
+            built = rollout.build_plan(Converted.model_validate(self.converted), self.kind)
+        return None if built is None else built.model_dump(mode="json")
+
+
+class AssemblePlansOperator(TritonOperator):
+    """Put TensorRT plans together as one version, once the servers' TensorRT was compared with theirs. Answers what is served.
+
+    :param spec: see TritonOperator (templated)
+    :param converted: what ConvertModelOperator answered (templated)
+    :param plans: what each BuildPlanOperator answered (templated)
+    """
+
+    template_fields: Sequence[str] = ("spec", "converted", "plans")
+
+    def __init__(self, *, converted: Any, plans: Sequence[Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.converted = converted
+        self.plans = plans
+
+    def execute(self, context: Context) -> Any:  # noqa: ARG002 Airflow's signature
+        """See the class."""
+        from airflow_triton.rollout import BuiltPlan, Converted
+
+        with self.rollout() as rollout:
+            built = [BuiltPlan.model_validate(plan) for plan in self.plans if plan is not None]
+            return rollout.assemble(Converted.model_validate(self.converted), built).model_dump(mode="json")
+
+
 class ConfigureModelOperator(TritonOperator):
     """Build config.pbtxt of the model's own inputs and outputs, the spec's `config` merged over it. Answers its text.
 

@@ -6,12 +6,14 @@
 
 from airflow_triton.rollout.adoption import adopt
 from airflow_triton.rollout.pipeline import Rollout, deploy
+from airflow_triton.rollout.plans import BuiltPlan
 from airflow_triton.rollout.records import Candidate, Converted, Outcome
 from airflow_triton.rollout.rollback import rollback
 from airflow_triton.rollout.status import Status, status, status_of_all
 from airflow_triton.rollout.target import Connections, Target, find_target, opened
 
 __all__ = [
+    "BuiltPlan",
     "Candidate",
     "Connections",
     "Converted",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from airflow_triton import convert as conversion
 from airflow_triton import model_config
+from airflow_triton.convert import environments
 from airflow_triton.convert.cache import cache_key, open_cache
 from airflow_triton.errors import ConversionError, RejectedError
 from airflow_triton.isolate import ChildProcess
@@ -18,23 +19,37 @@ from airflow_triton.spec import Spec
 
 
 class Conversions:
-    """The conversions of one deployment. `workspace` holds the downloaded model; `progress` gets a line before long work."""
+    """The conversions of one deployment.
 
-    def __init__(self, spec: Spec, registry: Registry, workspace: Path, progress: Callable[[str], None]) -> None:
+    `workspace` holds the downloaded model; `progress` gets a line before long work; `limits` asks what ONNX opset and IR version the
+    servers read (None: it is not known).
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        registry: Registry,
+        workspace: Path,
+        progress: Callable[[str], None],
+        limits: Callable[[], tuple[int, int] | None] = lambda: None,
+    ) -> None:
         self.rules = spec.convert
+        self._limits = limits
         self.registry = registry
         self.workspace = workspace
         self.progress = progress
         asked = spec.config.get("max_batch_size")
         self.largest = asked if isinstance(asked, int) and asked > 0 else model_config.DEFAULT_MAX_BATCH_SIZE
 
-    @property
+    @functools.cached_property
     def options(self) -> conversion.Options:
-        """What of the spec decides the files."""
+        """What of the spec, and of the servers, decides the files."""
         rules = self.rules
+        opset, ir_version = self._limits() or (None, None)
         return conversion.Options(
             to="onnx" if rules.to == "tensorrt" else rules.to,
-            opset=rules.opset,
+            opset=rules.opset or opset,
+            ir_version=ir_version,
             simplify=rules.simplify,
             requirements=rules.requirements,
             python=rules.python,
@@ -97,16 +112,16 @@ class Conversions:
         return ChildProcess(python=self._python(source), timeout=self.rules.timeout_seconds, memory_mib=self.rules.memory_mib)
 
     def _python(self, source: ModelSource) -> Path | None:
-        """The Python that has what the model needs; None: this one."""
+        """The Python that has what the model needs, built where the spec asks for that; None: this one."""
         if self.rules.environment == "worker":
             return None
-        if self.rules.environment != "model":
-            return Path(self.rules.environment)
-        return self._built(source)
-
-    @functools.cache  # noqa: B019 it lives as long as a step
-    def _built(self, source: ModelSource) -> Path:
-        raise NotImplementedError
+        return environments.python_of(
+            self.rules.environment,
+            self.registry.download(source, self.workspace),
+            form=self.options.to,
+            users=self.rules.requirements,
+            progress=self.progress,
+        )
 
     def reference(self, source: ModelSource, servable: Servable, inputs: Path, outputs: Path) -> None:
         """See `convert.reference`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,13 +28,16 @@ from airflow_triton.registry import ModelSource, Registry
 from airflow_triton.repository import CandidateNote, Item, Manifest, Release, Repository, ServableNote
 from airflow_triton.repository.layout import CANDIDATE_FILE, CONFIG_FILE, NOTE_FILE
 from airflow_triton.repository.places import etag_of
+from airflow_triton.rollout import plans
 from airflow_triton.rollout.conversions import Conversions
-from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, servable_id
+from airflow_triton.rollout.plans import BuiltPlan, Plans
+from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, onnx_id, servable_id
 from airflow_triton.rollout.serving import Servers, let_serve
 from airflow_triton.rollout.trial import TRIAL_SERVER, local_trial
 from airflow_triton.rollout.verdicts import Verdicts
 from airflow_triton.servable import SERVABLE_FILE
 from airflow_triton.server import TritonClient
+from airflow_triton.server.releases import onnx_limits, release_of
 from airflow_triton.spec import Spec
 from airflow_triton.tensors import load_arrays, save_arrays
 from airflow_triton.validation import (
@@ -80,7 +83,8 @@ class Rollout:
         self.workspace = workspace
         self.progress = progress
         self.verdicts = Verdicts(registry, spec.name)
-        self.conversions = Conversions(spec, registry, workspace, progress)
+        self.conversions = Conversions(spec, registry, workspace, progress, self._onnx_limits)
+        self.plans = Plans(spec, store, self.conversions)
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -109,28 +113,65 @@ class Rollout:
                 raise ValidationDataError(f"{source}: {conversion.NO_ORIGINAL}")
         return source
 
+    def _onnx_limits(self) -> tuple[int, int] | None:
+        """The newest ONNX opset and IR version that every server reads; None where that is not known of any."""
+        known = [onnx_limits(release_of(client.server_version())) for client in self.servers.clients]
+        found = [limits for limits in known if limits is not None]
+        return (min(opset for opset, _ in found), min(ir for _, ir in found)) if found else None
+
     def convert(self, source: ModelSource) -> Converted:
-        """Make the files that Triton serves, or find them: in the stored version, or where an earlier attempt left them."""
+        """Make the files that Triton serves, or find them: in the stored version, or where an earlier attempt left them.
+
+        Where the spec wants TensorRT plans, it is the ONNX model that they are built of (`build_plan`, `assemble`).
+        """
         with self._step("convert", f"{source} ({', '.join(source.flavors)}) to {self.spec.convert.to}"):
-            identity = servable_id(self.spec, source)
+            whole = servable_id(self.spec, source)
             stored = self.store.manifest(self.spec.name, source.version)
-            if stored is not None and stored.servable is not None and stored.servable_id == identity and not self._damage(source.version):
+            if stored is not None and stored.servable is not None and stored.servable_id == whole and not self._damage(source.version):
                 self.progress("convert: the stored version is made of the same model, nothing to convert")
-                return Converted(source=source, servable_id=identity, servable=stored.servable, files=stored.files)
-            waiting = self.store.servable(self.spec.name, identity)
-            if waiting is None:
-                self._convert(source, identity)
-                waiting = self.store.servable(self.spec.name, identity)
-            if waiting is None:
-                raise ConflictError(
-                    f"the converted files of {source} were removed by another deployment of `{self.spec.name}`; run it again"
-                )
-            return Converted.model_validate_json(waiting).model_copy(update={"source": source})
+                return Converted(source=source, servable_id=whole, servable=stored.servable, files=stored.files)
+            if not plans.are_built(self.spec):
+                return self._waiting(source, whole) or self._convert(source, whole)
+            identity = onnx_id(self.spec, source)
+            converted = self._waiting(source, whole) or self._waiting(source, identity) or self._convert(source, identity)
+            if converted.servable_id != whole:
+                self.plans.check(converted)
+            return converted
+
+    def _waiting(self, source: ModelSource, identity: str) -> Converted | None:
+        """What an earlier attempt left."""
+        waiting = self.store.servable(self.spec.name, identity)
+        return None if waiting is None else Converted.model_validate_json(waiting).model_copy(update={"source": source})
+
+    def build_plan(self, converted: Converted, kind: str = "") -> BuiltPlan | None:
+        """Build the TensorRT plan on this worker's GPU, for one of `convert.tensorrt.gpus`; None where the version is whole already.
+
+        Raises:
+            ConversionError: there is no TensorRT or no GPU here (at once), or the builder refuses.
+            RejectedError: the plan does not answer as the ONNX model does.
+
+        """
+        whole = servable_id(self.spec, converted.source)
+        if converted.servable_id == whole:
+            return None
+        with self._step("build", f"a TensorRT plan of {converted.source}{f' for {kind}' if kind else ''}"):
+            try:
+                return self.plans.build(converted, kind, whole)
+            except RejectedError as error:
+                raise self._rejected(converted.source, error) from None
+
+    def assemble(self, converted: Converted, built: Sequence[BuiltPlan]) -> Converted:
+        """Put the plans together as one version, once each server's TensorRT was compared with theirs."""
+        whole = servable_id(self.spec, converted.source)
+        if converted.servable_id == whole:
+            return converted
+        with self._step("assemble", f"{len(built)} plan(s)"):
+            return self.plans.assemble(converted, built, whole, self.servers)
 
     def _damage(self, version: int) -> list[str]:
         return self.store.damage(self.spec.name, version, thorough=False)
 
-    def _convert(self, source: ModelSource, identity: str) -> None:
+    def _convert(self, source: ModelSource, identity: str) -> Converted:
         """Convert the model and leave the files in the repository's work area; the first of several that do so wins."""
         with self.store.new_staging() as folder:
             neighbours = self.store.lying_at(source.artifacts)  # before the download: what changes after it is not copied
@@ -138,7 +179,15 @@ class Rollout:
                 made = self.conversions.make(source, folder / "files", shared=self.store.on_disk)
             except RejectedError as error:
                 raise self._rejected(source, error) from None
-            converted = Converted(source=source, servable_id=identity, servable=made.servable, files=made.files, agreement=made.agreement)
+            triton_builds = self.spec.convert.to == "tensorrt" and not plans.are_built(self.spec)
+            converted = Converted(
+                source=source,
+                servable_id=identity,
+                servable=plans.accelerated(self.spec, made.servable) if triton_builds else made.servable,
+                files=made.files,
+                agreement=made.agreement,
+                conversion_seconds=made.seconds,
+            )
             known = repository.same_files(self.registry.download(source, self.workspace), neighbours, made.files) if neighbours else {}
             items = [Item(file, known.get(file.sha256, folder / "files" / file.path)).named(file.sha256) for file in made.files]
             self.store.put(
@@ -147,6 +196,10 @@ class Rollout:
                 first={NOTE_FILE: ServableNote().model_dump_json()},
                 last={SERVABLE_FILE: converted.model_dump_json(indent=1)},
             )
+        found = self._waiting(source, identity)
+        if found is None:
+            raise ConflictError(f"the converted files of {source} were removed by another deployment of `{self.spec.name}`; run it again")
+        return found
 
     def _rejected(self, source: ModelSource, error: RejectedError) -> RejectedError:
         """A model that was converted, and does not answer as the MLflow model does: rejected as any other."""
@@ -372,12 +425,21 @@ class Rollout:
                     problems += self.servers.withdraw(candidate)
                     self.store.remove(self.store.model_place(candidate))
                     problems += self.servers.forget(candidate)
-                self.store.remove(self.store.servable_place(self.spec.name, servable_id(self.spec, source)))
+                for identity in self._servable_ids(source):
+                    self.store.remove(self.store.servable_place(self.spec.name, identity))
                 repository.sweep(self.store, self.spec.name)
                 repository.prune(self.store, self.spec.name, keep=self.spec.promote.keep)
             except DeployError as error:
                 problems.append(str(error))
         return self._warn(problems)
+
+    def _servable_ids(self, source: ModelSource) -> list[str]:
+        """Everything that the conversion leaves in the work area."""
+        whole = servable_id(self.spec, source)
+        if not plans.are_built(self.spec):
+            return [whole]
+        kinds = plans.options_of(self.spec).workers()
+        return [whole, onnx_id(self.spec, source), *(plans.plan_id(whole, kind) for kind in kinds)]
 
     def _candidate_name(self, source: ModelSource) -> str:
         return repository.candidate_name(self.spec.name, source.version, deployment_id(self.spec, source))
@@ -400,8 +462,12 @@ def deploy(rollout: Rollout) -> Outcome:
     source = rollout.resolve()
     if done := rollout.unchanged(source):
         return done
+    if plans.are_built(rollout.spec):
+        rollout.plans.require_here()
     try:
         converted = rollout.convert(source)
+        if plans.are_built(rollout.spec) and (plan := rollout.build_plan(converted)):
+            converted = rollout.assemble(converted, [plan])
         candidate = rollout.stage(converted, rollout.configure(converted))
         outcome = rollout.promote(candidate, rollout.validate(candidate))
     finally:

@@ -29,6 +29,12 @@ def servable_id(spec: Spec, source: ModelSource) -> str:
     return digest("servable", spec.name, source.digest, spec.convert.to, *filter(None, [spec.convert.recipe()]))[:32]
 
 
+def onnx_id(spec: Spec, source: ModelSource) -> str:
+    """The identity of the ONNX model that a deployment's TensorRT plans are built of."""
+    recipe = {key: value for key, value in spec.convert.recipe().items() if key != "tensorrt"}
+    return digest("servable", spec.name, source.digest, "onnx", *filter(None, [recipe]))[:32]
+
+
 def deployment_id(spec: Spec, source: ModelSource) -> str:
     """The identity of a deployment: stable over retries, new when the model, its conversion or its configuration changes."""
     return digest("deployment", spec.name, source.name, source.version, servable_id(spec, source), spec.config)[:32]
@@ -43,7 +49,8 @@ class Converted(BaseModel):
     servable_id: str
     servable: Servable
     files: tuple[FileDigest, ...] = Field(description="the digests of the files, taken when they were made")
-    agreement: Agreement | None = Field(default=None, description="the proof of the conversion, where it was made and not found stored")
+    agreement: Agreement | None = Field(default=None, description="the proof of the conversion; None where it was found stored")
+    conversion_seconds: dict[str, float] = Field(default_factory=dict, description="what converting and proving took in the child")
 
 
 class Candidate(BaseModel):

@@ -65,6 +65,11 @@ class TritonClient:
         if not self._call("say whether it is live", "is_server_live"):
             raise ServerUnreachableError(f"{self.address} answers, but says that it is not live")
 
+    def server_version(self) -> str:
+        """Triton's own version, such as 2.51.0 (a container release is another number: `server.releases`)."""
+        answer = self._call("say its version", "get_server_metadata")
+        return str(answer["version"] if isinstance(answer, dict) else answer.version)
+
     def check_explicit_mode(self, probe: str) -> None:
         """Raise ControlModeError unless the server takes load and unload requests.
 

@@ -20,7 +20,7 @@ from airflow_triton.spec.convert import Convert, Parity, PythonBackend
 from airflow_triton.spec.model import Latency, Limits, Promote, Spec, Validation
 from airflow_triton.spec.problems import KeyPath, Problem, from_pydantic, key_path, not_plain, shown
 from airflow_triton.spec.source import Source, read_source
-from airflow_triton.spec.tensorrt import TensorRT
+from airflow_triton.spec.tensorrt import TensorRT, Worker
 from airflow_triton.spec.values import is_url
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Spec",
     "TensorRT",
     "Validation",
+    "Worker",
     "find_spec_files",
     "is_url",
     "json_schema",
@@ -43,10 +44,6 @@ __all__ = [
 ]
 
 NOT_YET = {
-    "convert.tensorrt": "leave it out and use `to: onnx`",
-    "convert.to=python": "use `to: onnx`, or log an ONNX model and use `to: as-is`",
-    "convert.to=tensorrt": "use `to: onnx`",
-    "convert.to=torchscript": "export the model to ONNX, log that and use `to: onnx`",
     "promote.approval=true": "leave `schedule` out and start the deployment by hand",
     "validate.data=*://*": "use a file that the worker can read",
     "validate.expectations": "put limits on `validate.metrics`",

@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool, ValidationInfo, field_validator, model_v
 
 from airflow_triton.spec.problems import Problem, RefusedError
 from airflow_triton.spec.section import Count, NotNegative, Positive, Section, folder_of
-from airflow_triton.spec.tensorrt import TensorRT
+from airflow_triton.spec.tensorrt import TensorRT, Worker
 from airflow_triton.spec.values import checked_location
 
 
@@ -57,9 +57,13 @@ class Convert(Section):
     tensorrt: TensorRT | None = Field(default=None, description="options of `to: tensorrt`")
 
     def recipe(self) -> dict[str, Any]:
-        """What beside `to` decides the files, where it is not the default: not the limits, the cache or the tolerances."""
-        whole = self.model_dump(mode="json", exclude_defaults=True)
-        return {key: value for key, value in whole.items() if key not in ("to", "timeout_seconds", "memory_mib", "cache", "parity")}
+        """What beside `to` decides the files, where it is not the default: not the limits, the caches, the tolerances, or which workers."""
+        whole = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "timeout_seconds", "memory_mib", "cache", "parity"})
+        if self.tensorrt is not None:
+            where = {*Worker.model_fields, "timing_cache", "environment", "gpus"}
+            plan = self.tensorrt.model_dump(mode="json", exclude_defaults=True, exclude=where)
+            whole["tensorrt"] = {**plan, **({"gpus": sorted(self.tensorrt.gpus)} if self.tensorrt.gpus else {})}
+        return whole
 
     @field_validator("environment")
     @classmethod

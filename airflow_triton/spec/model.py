@@ -204,6 +204,5 @@ class Spec(Section):
         """SHA-256, in hex, of what decides the deployment: not of when it runs, nor of how long a conversion may take."""
         mapping = self.to_mapping()
         mapping.pop("schedule", None)
-        for key in ("timeout_seconds", "memory_mib", "cache"):
-            mapping["convert"].pop(key, None)
+        mapping["convert"] = {"to": self.convert.to, "parity": mapping["convert"].get("parity"), **self.convert.recipe()}
         return hashlib.sha256(json.dumps(mapping, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -79,7 +79,7 @@ class TensorRT(Worker):
     )
     timing_cache: str | Literal[False] | None = Field(
         default=None,
-        description="a folder that outlives the worker, where the builder's measurements are kept; false: none; else the user's cache folder",
+        description="a folder that outlives the worker and keeps the builder's measurements; false: none; else the user's cache folder",
     )
     engine_cache: str | None = Field(
         default=None, description="for `builder: triton`: a folder on the server that keeps the engines from one load to the next"
@@ -91,7 +91,7 @@ class TensorRT(Worker):
     )
     gpus: dict[str, Worker] = Field(
         default_factory=dict,
-        description="several kinds of GPU, by names of your own: a plan is built on each; its keys go before those above",
+        description="several kinds of GPU, by names of your own: a plan is built on each; its keys go before those here",
     )
 
     @field_validator("calibration")
