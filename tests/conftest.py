@@ -185,7 +185,8 @@ def register(
     try:
         mlflow.set_experiment("tests")
         with mlflow.start_run():
-            info = getattr(mlflow, flavor).log_model(model, name="model", **options)
+            positional = [] if model is None else [model]
+            info = getattr(mlflow, flavor).log_model(*positional, name="model", **options)
         if change:
             place = mlflow.MlflowClient().get_logged_model(info.model_id).artifact_location
             change(Path(place.removeprefix("file://")))

@@ -46,9 +46,7 @@ def test_the_report_names_output_and_row_and_both_values() -> None:
     assert agreement.figures["y.apart"] == 2
 
 
-@pytest.mark.parametrize(
-    ("difference", "passes"), [(1.09e-4, True), (1.2e-4, False), (-1.09e-4, True), (-1.2e-4, False)], ids=str
-)
+@pytest.mark.parametrize(("difference", "passes"), [(1.09e-4, True), (1.2e-4, False), (-1.09e-4, True), (-1.2e-4, False)], ids=str)
 def test_the_tolerance_is_atol_and_rtol_of_what_is_expected(difference: float, passes: bool) -> None:  # noqa: FBT001
     """1e-5 + 1e-4 of 1.0."""
     assert compared(np.array([1.0 + difference]), np.array([1.0])).passed == passes

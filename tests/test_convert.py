@@ -603,9 +603,7 @@ def test_an_unsupported_flavor_names_what_was_found_and_what_works(tmp_path: Pat
 
     (tmp_path / "MLmodel").write_text("flavors: {spacy: {data: model.spacy}, python_function: {}}")
 
-    with pytest.raises(
-        ConversionError, match=r"a model of python_function, spacy cannot become `to: onnx`; valid: python .*`to: python`"
-    ):
+    with pytest.raises(ConversionError, match=r"a model of python_function, spacy cannot become `to: onnx`; valid: python .*`to: python`"):
         conversion.convert(tmp_path, tmp_path / "1")
     assert not (tmp_path / "1").exists()
 

@@ -18,9 +18,9 @@ from airflow_triton.errors import ConversionError
 WEIGHTS = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
 
 
-def model_of(*nodes: Any, opset: int = 24) -> Any:
-    """From x [N, 4] to y [N, 4], with the weights `w`."""
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "xy")
+def model_of(*nodes: Any, opset: int = 24, rows: str | int = "N") -> Any:
+    """From x [rows, 4] to y [rows, 4], with the weights `w`."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [rows, 4]) for name in "xy")
     graph = helper.make_graph(list(nodes), "graph", [x], [y], [numpy_helper.from_array(WEIGHTS, "w")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
 
@@ -80,7 +80,8 @@ def test_an_operator_that_has_no_older_form_is_named(tmp_path: Path) -> None:
     source = save_onnx(tmp_path / "model", model_of(MATMUL, helper.make_node("Mish", ["h"], ["y"]), opset=22))
 
     with pytest.raises(
-        ConversionError, match=r"opset 22, and what serves it reads up to 13; .*(Mish|Adapter).*Export the model with opset 13"
+        ConversionError,
+        match=r"opset 22, and .* reads 7 to 13; ONNX cannot rewrite it with 13: .*(Mish|Adapter).*Export",
     ):
         convert(source, tmp_path / "1", opset=13)
 
@@ -95,3 +96,15 @@ def test_a_graph_is_simplified_on_request_only(tmp_path: Path) -> None:
 
     assert made.servable.notes == ("onnxslim made 1 nodes of 3",)
     assert [node.op_type for node in onnx_files.read(tmp_path / "2" / "model.onnx").graph.node] == ["MatMul"]
+
+
+def test_a_very_old_opset_is_raised(tmp_path: Path) -> None:
+    """Onnxruntime does not have its operators; ONNX's own evaluator answers for the original. (The shapes have to be fixed for that.)"""
+    add = helper.make_node("Add", ["h", "one"], ["y"], broadcast=1)
+    model = model_of(MATMUL, add, opset=6, rows=2)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "one"))
+
+    made = convert(save_onnx(tmp_path / "model", model), tmp_path / "1")
+
+    assert made.servable.notes == ("opset 6 was raised to 7, the oldest that onnxruntime has all of",)
+    assert opset_of(tmp_path / "1" / "model.onnx")[0] == 7

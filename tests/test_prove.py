@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.base import clone
+from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 from test_convert import save_sklearn
 
 from airflow_triton import convert as conversion
@@ -56,6 +58,23 @@ def test_missing_values_are_asked_of_a_model_that_takes_them(tmp_path: Path) -> 
     assert agreement is not None
     assert agreement.passed
     assert agreement.runs["missing values (NaN)"] == 5
+
+
+@pytest.mark.parametrize(
+    "model",
+    [DecisionTreeClassifier(max_depth=4), RandomForestClassifier(5), ExtraTreesClassifier(5), make_pipeline(RandomForestClassifier(5))],
+    ids=lambda model: type(model).__name__,
+)
+@pytest.mark.parametrize("with_gaps", [False, True])
+def test_missing_values_go_where_the_trees_of_the_model_send_them(tmp_path: Path, model: Any, with_gaps: bool) -> None:  # noqa: FBT001
+    """Also of a model that saw none when it was trained, as scikit-learn takes them of that one too."""
+    rows = np.where(RANDOM.random(X.shape) < 0.2, np.nan, X) if with_gaps else X
+
+    agreement = made(save_sklearn(tmp_path / "model", clone(model).fit(rows, TWO), X[:40]), tmp_path / "1").agreement
+
+    assert agreement is not None
+    assert agreement.passed, agreement.summary
+    assert agreement.runs["missing values (NaN)"] == 40
 
 
 def test_empty_strings_are_asked_where_text_goes_in(tmp_path: Path) -> None:

@@ -119,8 +119,8 @@ class Converter(Protocol):
     A module may have `example_inputs(model, servable, example) -> Arrays | None` too, where the logged example is not what the servable
     takes (text, of which the servable takes tokens): None where `example` is no such thing; without one (None), an example of its own.
 
-    One whose original takes FP64 where the servable takes FP32 says so by `DOUBLES = True`: the original is asked in its own precision
-    then, and the proof of the conversion shows what the smaller one costs.
+    One of models of tables says so by `TABULAR = True`. Their originals take FP64 where the servable takes FP32, and are asked in their own
+    precision, so that the proof of the conversion shows what the smaller one costs; and they may take missing values.
     """
 
     def convert(self, model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:

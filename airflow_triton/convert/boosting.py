@@ -20,7 +20,7 @@ from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 
-DOUBLES = True
+TABULAR = True
 
 
 def convert(model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:

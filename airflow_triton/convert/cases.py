@@ -32,13 +32,14 @@ class Case:
     finite: bool = False
 
 
-def cases(servable: Servable, example: Arrays | None, *, largest: int) -> Iterator[Case]:
+def cases(servable: Servable, example: Arrays | None, *, largest: int, missing: bool) -> Iterator[Case]:
     """The requests for a servable, the example first; each input has its full shape, batch axis included.
 
     Args:
         servable: what is asked.
         example: the model's input example as the servable takes it, or None.
         largest: the rows of the largest batch; for a servable that batches.
+        missing: whether NaN may mean a missing value.
 
     """
     base = example or made_up(servable, ROWS)
@@ -50,7 +51,8 @@ def cases(servable: Servable, example: Arrays | None, *, largest: int) -> Iterat
         yield Case(f"a batch of {largest}", _rows(_like(base, servable), servable, largest))
     if texts := [spec.name for spec in servable.inputs if spec.datatype == "BYTES"]:
         yield Case("empty strings", {**base, **{name: _full(base[name], "") for name in texts}})
-    if floats := [spec.name for spec in servable.inputs if spec.datatype in ("FP16", "FP32", "FP64", "BF16")]:
+    floats = [spec.name for spec in servable.inputs if spec.datatype in ("FP16", "FP32", "FP64", "BF16")]
+    if missing and floats:
         yield Case("missing values (NaN)", {**base, **{name: _with_gaps(base[name]) for name in floats}}, finite=True)
 
 

@@ -6,8 +6,8 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_triton.convert import inspect_onnx, onnx_files, onnx_lower, onnx_simplify, signature
-from airflow_triton.convert.base import Options, Run
+from airflow_triton.convert import inspect_onnx, onnx_files, onnx_opset, onnx_simplify, signature
+from airflow_triton.convert.base import Form, Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
 from airflow_triton.convert.runners import onnxruntime
 from airflow_triton.convert.version_folder import VersionFolder
@@ -18,8 +18,8 @@ from airflow_triton.servable import Servable
 def convert(model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:
     """See `base.Converter.convert`. The converter is called "as-is" where the bytes are the original's, else "onnx".
 
-    With `to: onnx`, declared shapes that are missing or wrong are corrected, opset and IR version are brought down to the options', and
-    the graph is simplified if they ask for it; weights and nodes stay as they are otherwise. With `to: as-is` a file
+    With `to: onnx`, declared shapes that are missing or wrong are corrected, opset and IR version are brought down to the options', an
+    opset below 7 is raised, and the graph is simplified if they ask for it; weights and nodes stay otherwise. With `to: as-is` a file
     that would need any of it is refused, but for its opset: a server that is too old refuses that when the candidate is loaded.
     """
     source = model.file("onnx", "data")
@@ -31,12 +31,16 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
         notes.append(told)
     else:
         entry = onnx_files.copy(source, into, graph)
-    seen = inspect_onnx.inspect(source, input_shapes=shapes, example=example, columns=model.columns)
+    path = into.path / entry
+    if options.to == "onnx":
+        fitting, told = onnx_opset.fit(onnx_files.read(path), opset=options.opset, ir_version=options.ir_version, of=source)
+        if told:
+            into.write(entry, fitting.SerializeToString(deterministic=True))
+            notes.append(told)
+    seen = inspect_onnx.inspect(path if notes else source, input_shapes=shapes, example=example, columns=model.columns)
     signature.check(model, seen.inputs, seen.outputs)
-    lowered = _correct(into, entry, seen, options)
-    changed = bool(notes) or lowered is not None
-    notes += [lowered] if lowered else []
-    onnx_files.check(into.path / entry, of=source)
+    changed = _correct(into, entry, seen, to=options.to) or bool(notes)
+    onnx_files.check(path, of=source)
     return Servable(
         backend="onnxruntime",
         default_model_filename=onnx_files.MODEL_FILE,
@@ -51,21 +55,20 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
     )
 
 
-def _correct(into: VersionFolder, entry: str, seen: inspect_onnx.Inspection, options: Options) -> str | None:
-    """Write the truth into the copy's declarations, in the server's opset; what was brought down, None if no byte changed."""
-    if options.to == "as-is":
+def _correct(into: VersionFolder, entry: str, seen: inspect_onnx.Inspection, *, to: Form) -> bool:
+    """Write the truth into the copy's declarations; true if a byte changed."""
+    if to == "as-is":
         if seen.corrected:
             raise ConversionError(
                 f"the graph declares no shape or a wrong one for {', '.join(seen.corrected)}, and Triton would refuse to load it; "
                 "use `to: onnx`, which corrects the declarations and nothing else"
             )
-        return None
-    path = into.path / entry
-    graph, lowered = onnx_lower.lower(onnx_files.read(path), opset=options.opset, ir_version=options.ir_version, of=path)
-    if not onnx_files.declare(graph, (*seen.inputs, *seen.outputs)) and not lowered:
-        return None
+        return False
+    graph = onnx_files.read(into.path / entry)
+    if not onnx_files.declare(graph, (*seen.inputs, *seen.outputs)):
+        return False
     into.write(entry, graph.SerializeToString(deterministic=True))
-    return lowered
+    return True
 
 
 def _input_shapes(model: MlflowModel, graph: Any, example: Any) -> dict[str, tuple[int, ...]]:
@@ -81,5 +84,15 @@ def _input_shapes(model: MlflowModel, graph: Any, example: Any) -> dict[str, tup
 
 
 def original(model: MlflowModel, servable: Servable) -> Run:
-    """See `base.Converter.original`: onnxruntime, on the CPU, on the original file."""
-    return onnxruntime.run_file(model.file("onnx", "data"), servable)
+    """See `base.Converter.original`: onnxruntime, on the CPU, on the original file.
+
+    Of an opset that onnxruntime does not have (below 7), ONNX's own reference evaluator is asked, which is slow.
+    """
+    path = model.file("onnx", "data")
+    if (onnx_opset.opset_of(onnx_files.read(path)) or onnx_opset.OLDEST) >= onnx_opset.OLDEST:
+        return onnxruntime.run_file(path, servable)
+    from onnx.reference import ReferenceEvaluator
+
+    evaluator = ReferenceEvaluator(str(path))
+    names = [spec.name for spec in servable.outputs]
+    return lambda inputs: dict(zip(names, evaluator.run(names, dict(inputs)), strict=True))

@@ -22,9 +22,10 @@ def prove(
 ) -> Agreement | None:
     """Run the files of `folder` and the MLflow model on the same requests, and say how far they agree.
 
-    The requests are the model's input example, rows like it (or made-up ones), a batch of one row, one of `largest` rows, empty strings
-    and missing values. The example must be answered by both. Any other request counts only if the original answers it,
-    and of one with NaN those rows in which it gives finite numbers: a model that passes NaN on does not take it.
+    The requests are the model's input example, rows like it (or made-up ones), a batch of one row, one of `largest` rows, empty strings,
+    and missing values (of models of tables, and where the example has some). The example must be answered by both. Any other request
+    counts only if the original answers it, and of one with NaN those rows in which it gives finite numbers: a model that passes NaN on
+    does not take it.
 
     None: a ready Triton model, which has no original.
 
@@ -35,12 +36,13 @@ def prove(
     """
     if servable.flavor == base.TRITON:
         return None
-    own = _in_its_precision(servable)
+    tabular = getattr(base.original_of(servable), "TABULAR", False)
+    own = _in_its_precision(servable) if tabular else servable
     given = own_example(model, own, example) or examples.for_probing(example, own, model.columns)
     ask = _original(model, servable)
     run = _converted(model, folder, servable)
     comparison = Comparison(rtol=rtol, atol=atol)
-    for case in cases(own, given, largest=largest):
+    for case in cases(own, given, largest=largest, missing=tabular or _has_gaps(given)):
         expected = _expected(ask, case, model, comparison)
         if expected is not None:
             _compare(comparison, case, _got(run, case, model, servable), expected, batching=servable.batching)
@@ -61,10 +63,14 @@ def own_example(model: MlflowModel, servable: Servable, example: Any) -> Arrays 
 
 def _in_its_precision(servable: Servable) -> Servable:
     """The servable with the inputs that the original itself takes."""
-    if not getattr(base.original_of(servable), "DOUBLES", False):
-        return servable
     wider = [spec.model_copy(update={"datatype": "FP64"}) if spec.datatype == "FP32" else spec for spec in servable.inputs]
     return servable.model_copy(update={"inputs": tuple(wider)})
+
+
+def _has_gaps(example: Arrays | None) -> bool:
+    import numpy as np
+
+    return any(array.dtype.kind == "f" and bool(np.isnan(array).any()) for array in (example or {}).values())
 
 
 def _original(model: MlflowModel, servable: Servable) -> base.Run:

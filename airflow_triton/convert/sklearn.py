@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_triton.convert import estimators, sklearn_boosting
+from airflow_triton.convert import estimators, sklearn_boosting, sklearn_trees
 from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.estimators import ONNXMLTOOLS_OPSET
 from airflow_triton.convert.mlmodel import MlflowModel
@@ -14,7 +14,7 @@ from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 
-DOUBLES = True
+TABULAR = True
 
 
 def convert(model: MlflowModel, into: VersionFolder, *, options: Options, example: Any) -> Servable:  # noqa: ARG001 one form
@@ -70,6 +70,7 @@ def _to_onnx(estimator: Any, layout: Layout, model: MlflowModel) -> Any:
     for domain, version in sorted(domains.items()):
         graph.opset_import.add(domain=domain, version=version)
     _restore_names(graph, [name for name, _ in types])
+    sklearn_trees.send_missing_values(graph, estimator)
     return graph
 
 

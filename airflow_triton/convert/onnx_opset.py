@@ -1,4 +1,4 @@
-"""An ONNX graph in the words of an older onnxruntime: its opset and its IR version brought down."""
+"""An ONNX graph in the words that the server's onnxruntime knows: opset and IR version brought down, or a very old opset raised."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from airflow_triton.errors import ConversionError
 if TYPE_CHECKING:
     import onnx
 
+OLDEST = 7
+"""The oldest opset that onnxruntime has all operators of (its docs/Versioning.md)."""
+
 TRIES = 20
 """How many operators, at most, are written out as what they are made of, one after another."""
 
 
-def lower(graph: onnx.ModelProto, *, opset: int | None, ir_version: int | None, of: Path) -> tuple[onnx.ModelProto, str]:
+def opset_of(graph: onnx.ModelProto) -> int | None:
+    """The version of ONNX's own operators; None where the graph has none of them."""
+    return next((entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")), None)
+
+
+def fit(graph: onnx.ModelProto, *, opset: int | None, ir_version: int | None, of: Path) -> tuple[onnx.ModelProto, str]:
     """The graph within those limits (None: no limit), and what was changed ("" if nothing was). External data stays where it is.
 
     ONNX's own version converter rewrites the operators; one that the older opset does not have is first written out as the
@@ -26,9 +34,12 @@ def lower(graph: onnx.ModelProto, *, opset: int | None, ir_version: int | None, 
         ConversionError: an operator has no equivalent there; it is named.
 
     """
-    had = next((entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx")), None)
+    had = opset_of(graph)
     told = []
-    if opset is not None and had is not None and had > opset:
+    if had is not None and had < OLDEST:
+        graph = _converted(graph, had, OLDEST, of)
+        told.append(f"opset {had} was raised to {OLDEST}, the oldest that onnxruntime has all of")
+    elif opset is not None and had is not None and had > opset:
         graph = _converted(graph, had, opset, of)
         told.append(f"opset {had} was brought down to {opset}")
     if ir_version is not None and graph.ir_version > ir_version:
@@ -49,8 +60,8 @@ def _converted(graph: onnx.ModelProto, had: int, opset: int, of: Path) -> onnx.M
         if newer is None or not _write_out(graph, newer[1]):
             break
     raise ConversionError(
-        f"{of}: the graph has opset {had}, and what serves it reads up to {opset}; ONNX cannot bring it down: {reason}. Export the model "
-        f"with opset {opset}"
+        f"{of}: the graph has opset {had}, and what serves it reads {OLDEST} to {max(opset, OLDEST)}; ONNX cannot rewrite it with {opset}: "
+        f"{reason}. Export the model with such an opset"
     )
 
 
