@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 KEEP ?=
 
-.PHONY: help install demo test lint format bench soak clean
+.PHONY: help install demo test lint format bench soak conformance clean
 
 help:  ## print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: install  ## the whole test suite
 
 soak: install  ## kill a deployment at every call of the file system and of an object store (an hour); writes docs/soak.md
 	@AIRFLOW_TRITON_SOAK=1 $(BIN)/python -m pytest tests/test_crash.py -k test_soak
+
+conformance: install  ## ONNX's own backend tests, and a model of every kind, on the real Triton (half an hour); writes into docs/
+	@AIRFLOW_TRITON_CONFORMANCE=1 $(BIN)/python -m pytest -s tests/test_onnx_backend.py tests/test_conversion_table.py
 
 lint: install  ## ruff, the type checker and the import contract
 	@$(BIN)/ruff check .

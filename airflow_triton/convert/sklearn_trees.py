@@ -1,4 +1,4 @@
-"""Where a missing value goes in the trees of scikit-learn: skl2onnx sends it to the right always, scikit-learn where each tree learned to."""
+"""Where a missing value goes in scikit-learn's trees: skl2onnx sends it to the right always, they where each learned to."""
 
 from __future__ import annotations
 

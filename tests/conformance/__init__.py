@@ -1,0 +1,1 @@
+"""Campaigns over many models: what each came to, and the pages of the docs that say so."""
