@@ -49,6 +49,17 @@ class ChildProcess:
 
 HERE = ChildProcess()
 
+_START = f"""
+import sys
+if not sys.path[0]:
+    del sys.path[0]  # the working directory: what lies there is not ours to import
+from {__name__} import child
+child(*sys.argv[1:])
+"""
+
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""Variables of the children, unless they are set: nobody asked for the telemetry of what they import."""
+
 
 def run_in_child(function: str, arguments: Mapping[str, JSON], *, child: ChildProcess = HERE, what: str = "the conversion") -> JSON:
     """Call `function` ("package.module:name") with `arguments` as keywords in a child process, and return its answer.
@@ -75,7 +86,7 @@ def run_in_child(function: str, arguments: Mapping[str, JSON], *, child: ChildPr
         question, answer, noise = (Path(folder, name) for name in ("arguments.json", "answer.json", "output.log"))
         question.write_text(json.dumps(arguments), encoding="utf-8")
         with question.open("rb") as stdin, noise.open("wb") as output:
-            command = [str(child.python or sys.executable), "-m", __name__, function, str(answer)]
+            command = [str(child.python or sys.executable), "-c", _START, function, str(answer)]
             variables = _environment(Path(folder), child.python)
             try:
                 process = subprocess.Popen(
@@ -194,7 +205,10 @@ def _end_with(parent: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _child(function: str, answer: str) -> None:
+def child(function: str, answer: str) -> None:
+    """What a child process does; it does not return."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     with contextlib.suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -203,7 +217,3 @@ def _child(function: str, answer: str) -> None:
     draft.write_text(json.dumps(reply), encoding="utf-8")
     draft.replace(answer)
     os._exit(0)  # neither a thread that the model left nor a crash at the interpreter's end can change the answer
-
-
-if __name__ == "__main__":
-    _child(sys.argv[1], sys.argv[2])

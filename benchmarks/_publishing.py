@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from airflow_triton import repository as repo
-from airflow_triton.convert import triton_files
+from airflow_triton.convert.ready import files as triton_files
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.repository import Item, Manifest, Release, Repository
 from airflow_triton.repository.layout import CANDIDATE_FILE, CONFIG_FILE

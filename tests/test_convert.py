@@ -12,7 +12,9 @@ import yaml
 
 from airflow_triton import convert as conversion
 from airflow_triton import model_config, tensors
-from airflow_triton.convert import child, inspect_onnx, mlmodel, onnx_files
+from airflow_triton.convert import child, mlmodel
+from airflow_triton.convert.onnx import files as onnx_files
+from airflow_triton.convert.onnx import inspect as inspect_onnx
 from airflow_triton.errors import ConversionError, ValidationDataError
 from airflow_triton.servable import Servable
 

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from airflow_triton.convert import child, inspect_onnx
+from airflow_triton.convert import child
 from airflow_triton.convert.base import original_of
 from airflow_triton.convert.mlmodel import read
+from airflow_triton.convert.onnx import inspect as inspect_onnx
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 

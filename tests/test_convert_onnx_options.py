@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from test_convert import save_onnx
 
-from airflow_triton.convert import child, onnx_files
+from airflow_triton.convert import child
 from airflow_triton.convert.base import Conversion
+from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.errors import ConversionError
 
 WEIGHTS = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)

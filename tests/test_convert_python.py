@@ -20,8 +20,9 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from airflow_triton import convert as conversion
 from airflow_triton import model_config
-from airflow_triton.convert import child, environments, packed
+from airflow_triton.convert import child, environments
 from airflow_triton.convert.base import Conversion, Options
+from airflow_triton.convert.pyfunc import packed
 from airflow_triton.errors import ConversionError, ServerError
 from airflow_triton.isolate import ChildProcess
 from airflow_triton.local_triton import LocalTriton, install

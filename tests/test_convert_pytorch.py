@@ -17,9 +17,10 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
-from airflow_triton.convert import child, torch_export
+from airflow_triton.convert import child
 from airflow_triton.convert.base import original_of, runner_of
 from airflow_triton.convert.mlmodel import read
+from airflow_triton.convert.torch import export as torch_export
 from airflow_triton.errors import ConversionError
 from airflow_triton.local_triton import LocalTriton
 from airflow_triton.model_config import build, render

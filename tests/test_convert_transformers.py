@@ -22,9 +22,10 @@ from transformers import (
     pipeline,
 )
 
-from airflow_triton.convert import child, transformers
+from airflow_triton.convert import child
 from airflow_triton.convert.base import Options, runner_of
 from airflow_triton.convert.mlmodel import read
+from airflow_triton.convert.torch import transformers
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable

@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: py
     (tmp_path / "file").touch()
     monkeypatch.setenv(environments.ROOT_VARIABLE, str(tmp_path / "file" / "below"))
 
-    with pytest.raises(ConversionError, match="set AIRFLOW_TRITON_ENVIRONMENTS to one that can"):
+    with pytest.raises(ConversionError, match="Set AIRFLOW_TRITON_ENVIRONMENTS to a folder that can"):
         environments.kept("abc", Path.mkdir, is_there=Path.is_dir)
 
 

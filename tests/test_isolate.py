@@ -18,7 +18,7 @@ from airflow_triton.isolate import JSON, ChildProcess, run_in_child
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the child import this file by its name."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])))
 
 
 def call(name: str, timeout: float = 30.0, **arguments: JSON) -> JSON:
@@ -263,3 +263,12 @@ def test_a_python_that_is_not_there_is_named(tmp_path: Path) -> None:
     """Before anything starts."""
     with pytest.raises(ConversionError, match=f"{tmp_path}/none.*cannot be started"):
         run_in_child("test_isolate:eat", {"mib": 1}, child=ChildProcess(python=tmp_path / "none"))
+
+
+def test_the_working_directory_is_not_imported_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the caller's that is called as a library harms nothing."""
+    (tmp_path / "json.py").write_text("raise SystemExit(3)")
+    (tmp_path / "pydantic.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+
+    assert call("echo", value=1) == 1

@@ -17,8 +17,9 @@ from sklearn.tree import DecisionTreeClassifier
 from test_convert import save_sklearn
 
 from airflow_triton import convert as conversion
-from airflow_triton.convert import child, mlmodel, onnx_files, prove
+from airflow_triton.convert import child, mlmodel, prove
 from airflow_triton.convert.base import Conversion
+from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.errors import ConversionError, RejectedError
 from airflow_triton.spec import Parity
 

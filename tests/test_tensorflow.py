@@ -28,7 +28,7 @@ import yaml
 from airflow_triton import model_config
 from airflow_triton.convert import Conversion, Options, convert
 from airflow_triton.convert.mlmodel import read
-from airflow_triton.convert.tensorflow_model import kind_of
+from airflow_triton.convert.tensorflow.model import kind_of
 from airflow_triton.errors import ConversionError, ServerError
 from airflow_triton.isolate import ChildProcess
 from airflow_triton.local_triton import LocalTriton

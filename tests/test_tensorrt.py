@@ -22,7 +22,7 @@ import pytest
 from tests_support import everything_below
 
 from airflow_triton import model_config
-from airflow_triton.convert import onnx_files
+from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.convert.runners import onnxruntime as onnxruntime_runner
 from airflow_triton.convert.tensorrt import (
     acceleration,

@@ -55,22 +55,22 @@ _ROOM = "airflow_triton.convert"
 _ONNX = ("onnx", "onnxruntime")
 
 ROUTES = (
-    Route(TRITON, "as-is", f"{_ROOM}.triton", _ONNX),
-    Route(TRITON, "onnx", f"{_ROOM}.triton", _ONNX),
-    Route("onnx", "onnx", f"{_ROOM}.onnx", _ONNX),
-    Route("onnx", "as-is", f"{_ROOM}.onnx", _ONNX),
-    Route("sklearn", "onnx", f"{_ROOM}.sklearn", (*_ONNX, "skl2onnx", "scikit-learn", "onnxmltools")),
-    Route("xgboost", "onnx", f"{_ROOM}.boosting", (*_ONNX, "onnxmltools", "xgboost", "xgboost-cpu")),
-    Route("lightgbm", "onnx", f"{_ROOM}.boosting", (*_ONNX, "onnxmltools", "lightgbm")),
-    Route("catboost", "onnx", f"{_ROOM}.boosting", (*_ONNX, "catboost")),
-    Route("pytorch", "onnx", f"{_ROOM}.pytorch", (*_ONNX, "torch", "onnxscript")),
-    Route("pytorch", "torchscript", f"{_ROOM}.torchscript", ("torch",)),
-    Route("tensorflow", "onnx", f"{_ROOM}.tensorflow", (*_ONNX, "tf2onnx", "tensorflow", "tensorflow-cpu", "keras")),
-    Route("tensorflow", "as-is", f"{_ROOM}.saved_model", ("tensorflow", "tensorflow-cpu", "keras")),
-    Route("keras", "onnx", f"{_ROOM}.keras", (*_ONNX, "keras", "torch", "onnxscript", "tf2onnx", "tensorflow", "tensorflow-cpu")),
-    Route("keras", "as-is", f"{_ROOM}.saved_model", ("tensorflow", "tensorflow-cpu", "keras")),
-    Route("transformers", "onnx", f"{_ROOM}.transformers", (*_ONNX, "torch", "onnxscript", "transformers")),
-    Route(PYFUNC, "python", f"{_ROOM}.python_backend", ("mlflow", "mlflow-skinny", "numpy", "pandas")),
+    Route(TRITON, "as-is", f"{_ROOM}.ready.convert", _ONNX),
+    Route(TRITON, "onnx", f"{_ROOM}.ready.convert", _ONNX),
+    Route("onnx", "onnx", f"{_ROOM}.onnx.convert", _ONNX),
+    Route("onnx", "as-is", f"{_ROOM}.onnx.convert", _ONNX),
+    Route("sklearn", "onnx", f"{_ROOM}.estimators.sklearn", (*_ONNX, "skl2onnx", "scikit-learn", "onnxmltools")),
+    Route("xgboost", "onnx", f"{_ROOM}.estimators.boosting", (*_ONNX, "onnxmltools", "xgboost", "xgboost-cpu")),
+    Route("lightgbm", "onnx", f"{_ROOM}.estimators.boosting", (*_ONNX, "onnxmltools", "lightgbm")),
+    Route("catboost", "onnx", f"{_ROOM}.estimators.boosting", (*_ONNX, "catboost")),
+    Route("pytorch", "onnx", f"{_ROOM}.torch.pytorch", (*_ONNX, "torch", "onnxscript")),
+    Route("pytorch", "torchscript", f"{_ROOM}.torch.torchscript", ("torch",)),
+    Route("tensorflow", "onnx", f"{_ROOM}.tensorflow.convert", (*_ONNX, "tf2onnx", "tensorflow", "tensorflow-cpu", "keras")),
+    Route("tensorflow", "as-is", f"{_ROOM}.tensorflow.saved_model", ("tensorflow", "tensorflow-cpu", "keras")),
+    Route("keras", "onnx", f"{_ROOM}.torch.keras", (*_ONNX, "keras", "torch", "onnxscript", "tf2onnx", "tensorflow", "tensorflow-cpu")),
+    Route("keras", "as-is", f"{_ROOM}.tensorflow.saved_model", ("tensorflow", "tensorflow-cpu", "keras")),
+    Route("transformers", "onnx", f"{_ROOM}.torch.transformers", (*_ONNX, "torch", "onnxscript", "transformers")),
+    Route(PYFUNC, "python", f"{_ROOM}.pyfunc.convert", ("mlflow", "mlflow-skinny", "numpy", "pandas")),
 )
 """Every way, the flavors in the order in which those of one model are tried."""
 

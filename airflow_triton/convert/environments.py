@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+from airflow_triton.built_once import alone, find_uv
 from airflow_triton.convert import base, mlmodel, requirements
 from airflow_triton.convert.requirements import Requirements
 from airflow_triton.errors import ConversionError
@@ -19,7 +19,6 @@ from airflow_triton.errors import ConversionError
 ROOT_VARIABLE = "AIRFLOW_TRITON_ENVIRONMENTS"
 MARKER = ".complete"
 FORMAT = "2"
-LOCK_SECONDS = 3600.0
 STEP_SECONDS = 3600.0
 LINES = 15
 
@@ -117,7 +116,7 @@ def kept(digest: str, build: Callable[[Path], None], *, is_there: Callable[[Path
     """The folder of this digest, made by `build` where it is not finished yet; nobody else builds it at the same time."""
     home = root() / digest
     if not _finished(home, is_there):
-        with _alone(home, progress):
+        with alone(home, progress, error=ConversionError, remedy=f"Set {ROOT_VARIABLE} to a folder that can."):
             if not _finished(home, is_there):
                 shutil.rmtree(home, ignore_errors=True)
                 build(home)
@@ -195,16 +194,6 @@ def run(command: list[str]) -> str | None:
     return _end(done.stderr or done.stdout) or f"exit status {done.returncode}" if done.returncode else None
 
 
-def find_uv() -> str | None:
-    """Where uv is; None where it is not installed."""
-    try:
-        import uv  # an optional extra
-
-        return uv.find_uv_bin()
-    except (ImportError, FileNotFoundError):
-        return shutil.which("uv")
-
-
 def _create(interpreter: Path, home: Path) -> None:
     uv = find_uv()
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -216,28 +205,6 @@ def _create(interpreter: Path, home: Path) -> None:
 
 def _finished(home: Path, is_there: Callable[[Path], bool]) -> bool:
     return (home / MARKER).exists() and is_there(home)
-
-
-@contextmanager
-def _alone(home: Path, progress: Progress) -> Iterator[None]:
-    import filelock
-
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(home.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            progress(f"another process builds {home}: waiting for it")
-            lock.acquire(timeout=LOCK_SECONDS)
-    except filelock.Timeout as error:
-        raise ConversionError(f"another process has been building {home} for more than an hour; end it, and try again") from error
-    except OSError as error:
-        raise ConversionError(f"the folder for environments cannot be written: {error}; set {ROOT_VARIABLE} to one that can") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _ask(command: list[str]) -> str | None:

@@ -11,7 +11,7 @@ from airflow_triton.convert import base, examples
 from airflow_triton.convert.base import Arrays
 from airflow_triton.convert.cases import Case, cases
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.errors import ConversionError, DeployError, RejectedError
 from airflow_triton.servable import Servable
 from airflow_triton.validation.agreement import Agreement, Comparison

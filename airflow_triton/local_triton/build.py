@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from airflow_triton.built_once import find_uv
 from airflow_triton.errors import LocalTritonError
 from airflow_triton.local_triton.installation import Installation
 
@@ -36,7 +37,7 @@ class PythonFacts:
 
 def create_environment(interpreter: Path, home: Path, *, seed: bool) -> None:
     """Make the virtual environment `home`, with pip in it if `seed` (or where uv is not installed, as pip is needed then)."""
-    uv = _uv()
+    uv = find_uv()
     if uv is None:
         _run([str(interpreter), "-m", "venv", str(home)], "create the environment")
     else:
@@ -56,7 +57,7 @@ def ask_python(home: Path) -> PythonFacts:
 
 def install_packages(home: Path, requirements: list[str], *, dependencies: bool) -> None:
     """Install wheels, never from source: by uv where it is installed, else by pip."""
-    uv = _uv()
+    uv = find_uv()
     extra = [] if dependencies else ["--no-deps"]
     if uv is None:
         pip_install(home, [*extra, *requirements])
@@ -109,15 +110,6 @@ def _missing_library(command: list[str], variables: dict[str, str]) -> str:
     """What the loader says is missing, "" if the program starts (both programs end with an error of their own then)."""
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=variables, timeout=VERIFY_SECONDS)
     return done.stderr.strip() if "error while loading shared libraries" in done.stderr else ""
-
-
-def _uv() -> str | None:
-    try:
-        import uv  # an optional extra
-
-        return uv.find_uv_bin()
-    except (ImportError, FileNotFoundError):
-        return None
 
 
 def _run(command: list[str], what: str, env: dict[str, str] | None = None) -> str:

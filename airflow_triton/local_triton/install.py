@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-import filelock
 import platformdirs
 
+from airflow_triton.built_once import alone
 from airflow_triton.errors import LocalTritonError
 from airflow_triton.local_triton import build, pins
 from airflow_triton.local_triton.backend_directory import backend_directory
@@ -20,7 +19,6 @@ from airflow_triton.local_triton.installation import Installation, read_marker, 
 from airflow_triton.local_triton.machine import check_platform, choose_python
 
 HOME_VARIABLE = "AIRFLOW_TRITON_LOCAL_HOME"
-LOCK_SECONDS = 3600.0
 
 __all__ = ["Installation", "install"]
 
@@ -43,7 +41,7 @@ def install(*, with_: Collection[Extra] = (), torch: bool = False, progress: Cal
     say = progress or _silent
     site_packages = read_marker(home)
     if site_packages is None:
-        with _alone(home, say):
+        with alone(home, say, error=LocalTritonError, remedy=f"Set {HOME_VARIABLE} to a folder that can."):
             site_packages = read_marker(home) or _build(home, extras, say)
     return Installation(home, site_packages, backend_directory(home, site_packages), extras)
 
@@ -77,28 +75,6 @@ def _home(extras: frozenset[Extra] = frozenset(), *, torch: bool = False) -> Pat
     root = os.environ.get(HOME_VARIABLE)
     parent = Path(root).expanduser().resolve() if root else Path(platformdirs.user_cache_dir("airflow-triton")) / "local-triton"
     return parent / pins.digest(sys.version_info[:2], checked(extras, torch=torch))
-
-
-@contextmanager
-def _alone(home: Path, say: Callable[[str], None]) -> Iterator[None]:
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(home.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            say(f"another process is installing into {home}: waiting for it")
-            lock.acquire(timeout=LOCK_SECONDS)
-    except filelock.Timeout as error:
-        raise LocalTritonError(f"Another process has been installing into {home} for more than an hour. End it, and try again.") from error
-    except OSError as error:
-        raise LocalTritonError(
-            f"The folder for the local Triton cannot be written: {error}. Set {HOME_VARIABLE} to a folder that can."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _silent(_line: str) -> None:

@@ -54,6 +54,7 @@ class Installation:
         variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
         variables["PATH"] = os.pathsep.join(filter(None, [str(self.home / "bin"), variables.get("PATH", os.defpath)]))
         variables["PYTHONNOUSERSITE"] = "1"
+        variables.setdefault("ORT_DISABLE_TELEMETRY", "1")
         return variables
 
 

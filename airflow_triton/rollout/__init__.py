@@ -1,6 +1,7 @@
 """The pipeline: from a spec to a model that serves, and back.
 
-`pipeline` is the sequence itself; `records` what travels between its steps; `serving` the servers of one model taken together;
+`pipeline` is the sequence itself; `conversions`, `plans` and `examination` its longer steps; `records` what
+travels between its steps; `serving` the servers of one model taken together;
 `verdicts` what MLflow is told; `target` where it all goes; `rollback`, `adoption` and `status` what their names say.
 """
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from airflow_triton import convert as conversion
 from airflow_triton import model_config, repository
@@ -30,31 +30,18 @@ from airflow_triton.repository.layout import CANDIDATE_FILE, CONFIG_FILE, NOTE_F
 from airflow_triton.repository.places import etag_of
 from airflow_triton.rollout import plans
 from airflow_triton.rollout.conversions import Conversions
+from airflow_triton.rollout.examination import Examination
 from airflow_triton.rollout.plans import BuiltPlan, Plans
 from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, onnx_id, servable_id
 from airflow_triton.rollout.serving import Servers, let_serve
-from airflow_triton.rollout.trial import TRIAL_SERVER, local_trial
 from airflow_triton.rollout.verdicts import Verdicts
 from airflow_triton.servable import SERVABLE_FILE
-from airflow_triton.server import TritonClient
 from airflow_triton.server.releases import onnx_limits, release_of
 from airflow_triton.spec import Spec
-from airflow_triton.tensors import load_arrays, save_arrays
 from airflow_triton.validation import (
     CheckResult,
-    Dataset,
     ValidationReport,
-    as_model_gives,
-    as_server_takes,
-    ask,
-    load_dataset,
-    metric_check,
-    parity_check,
 )
-from airflow_triton.validation.probe import make_probe
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Progress = Callable[[str], None]
 
@@ -84,6 +71,7 @@ class Rollout:
         self.progress = progress
         self.verdicts = Verdicts(registry, spec.name)
         self.conversions = Conversions(spec, registry, workspace, progress, self._onnx_limits)
+        self.examination = Examination(spec.validation, store, servers, self.conversions)
         self.plans = Plans(spec, store, self.conversions)
         self.seconds: dict[str, float] = {}
 
@@ -272,63 +260,13 @@ class Rollout:
         """
         with self._step("validate", f"`{candidate.name}`"):
             try:
-                report = self._validate(candidate)
+                report = self.examination.report(candidate, lambda: self._items(candidate.converted))
             except ServerError as error:
                 if etag_of(self.store.read_config(self.spec.name)) != candidate.before:
                     raise ConflictError(f"someone else released `{self.spec.name}` during the validation: {error}") from None
                 raise
             self._warn(self.verdicts.record(candidate.converted.source, report, spec_digest=self.spec.digest()))
         return report
-
-    def _validate(self, candidate: Candidate) -> ValidationReport:
-        servable = candidate.converted.servable
-        rules = self.spec.validation
-        data = self._dataset(candidate.converted)
-        metrics = rules.metrics or {}
-        if metrics and data.labels is None:
-            raise ValidationDataError(f"{data.origin} has no labels in `{rules.label}`, which the metrics {sorted(metrics)} need")
-        expected = self._reference(candidate.converted, data) if rules.parity else None
-        config = model_config.parse(candidate.config)
-        sent = as_server_takes(config, data.inputs)
-        checks: list[CheckResult] = []
-        got: Mapping[str, np.ndarray] = {}
-        with self._trial(candidate) as clients:
-            for server, client in clients.items():
-                got = ask(client, candidate.name, sent, rows=min(config.max_batch_size, rules.batch_size))
-                answers = as_model_gives(config, servable, got)
-                if rules.parity and expected is not None:
-                    checks.append(parity_check(answers, expected, rtol=rules.parity.rtol, atol=rules.parity.atol, server=server))
-                for name, limit in metrics.items():
-                    assert data.labels is not None
-                    checks.append(metric_check(name, answers, data.labels, minimum=limit.min, maximum=limit.max, server=server))
-        probe = make_probe(sent, got, batching=config.max_batch_size > 0)
-        return ValidationReport(candidate=candidate.name, data=data.origin, rows=data.rows, checks=tuple(checks), probe=probe)
-
-    @contextlib.contextmanager
-    def _trial(self, candidate: Candidate) -> Iterator[Mapping[str, TritonClient]]:
-        """The servers that have the candidate loaded, by the names that the report gives them."""
-        if self.servers.control.takes_candidates:
-            yield {str(client.address): client for client in self.servers.clients}
-            return
-        converted = candidate.converted
-        with local_trial(self.store, candidate.name, converted.source.version, self._items(converted), candidate.config) as client:
-            yield {TRIAL_SERVER: client}
-
-    def _dataset(self, converted: Converted) -> Dataset:
-        rules = self.spec.validation
-        if rules.data:
-            columns = conversion.signature_columns(self.registry.download(converted.source, self.workspace))
-            return load_dataset(rules.data, converted.servable, label=rules.label, columns=columns)
-        example = self.workspace / f"{converted.servable_id}-example.npz"
-        if not self.conversions.example(converted.source, converted.servable, example):
-            raise ValidationDataError(f"{converted.source} has no input example to validate with")
-        return Dataset("the model's input example", load_arrays(example))
-
-    def _reference(self, converted: Converted, data: Dataset) -> Mapping[str, np.ndarray]:
-        inputs, outputs = self.workspace / "inputs.npz", self.workspace / "outputs.npz"
-        save_arrays(inputs, data.inputs)
-        self.conversions.reference(converted.source, converted.servable, inputs, outputs)
-        return load_arrays(outputs)
 
     def promote(self, candidate: Candidate, report: ValidationReport) -> Outcome:
         """Let the validated version serve: store it, commit config.pbtxt, load it everywhere, ask each server once more.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow_triton.convert import inspect_onnx
 from airflow_triton.convert.base import Arrays, Run
+from airflow_triton.convert.onnx import inspect as inspect_onnx
 from airflow_triton.servable import Servable
 
 

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from airflow_triton.convert.base import Arrays, Run
-from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow_triton.convert.base import Run
-from airflow_triton.convert.onnx_files import one_line
-from airflow_triton.convert.torch_module import Named, arguments
+from airflow_triton.convert.onnx.files import one_line
+from airflow_triton.convert.torch.module import Named, arguments
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from airflow_triton.convert.base import Run
-from airflow_triton.convert.tensorflow_signature import open_signature
+from airflow_triton.convert.tensorflow.signature import open_signature
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 

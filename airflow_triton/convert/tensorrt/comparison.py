@@ -8,7 +8,7 @@ from typing import Any
 from airflow_triton import tensors
 from airflow_triton.convert.base import Arrays, Run
 from airflow_triton.convert.cases import cases
-from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.convert.runners import onnxruntime, tensorrt
 from airflow_triton.convert.tensorrt.building import AN_HOUR, DEFAULTS, in_environment
 from airflow_triton.errors import DeployError, RejectedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from airflow_triton.convert import onnx_files
+from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.errors import ConversionError
 from airflow_triton.repository import external_data
 from airflow_triton.repository.manifest import FileDigest, sha256

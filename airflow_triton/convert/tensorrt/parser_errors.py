@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.convert.onnx.files import one_line
 
 SHOWN = 5
 """How many failures a message has; the log has all."""

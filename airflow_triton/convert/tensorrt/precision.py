@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from airflow_triton import tensors
-from airflow_triton.convert import onnx_files
+from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.convert.tensorrt import graph as graphs
 from airflow_triton.errors import ConversionError, ValidationDataError
 from airflow_triton.servable import TensorSpec

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_triton.convert import examples
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.convert.probe import varied
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable, TensorSpec
 
 if TYPE_CHECKING:
     from airflow_triton.convert.base import Arrays
-    from airflow_triton.convert.torch_module import Named
+    from airflow_triton.convert.torch.module import Named
 
 CLOSE = 1e-2
 """Two answers further apart than this, relative to their scale, are not apart by rounding (FP16 included)."""

@@ -6,10 +6,11 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
-from airflow_triton.convert import inspect_onnx, onnx_files
 from airflow_triton.convert.base import Arrays, Run
+from airflow_triton.convert.estimators.inputs import layout_of
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.sklearn_inputs import layout_of
+from airflow_triton.convert.onnx import files as onnx_files
+from airflow_triton.convert.onnx import inspect as inspect_onnx
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable

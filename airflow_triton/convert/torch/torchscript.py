@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_triton import tensors
-from airflow_triton.convert import pytorch, signature, torch_module, torch_requests
+from airflow_triton.convert import signature
 from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.convert.probe import FEW, MORE, Probe, Seen
 from airflow_triton.convert.runners.pytorch import run_file
-from airflow_triton.convert.torch_module import Named
+from airflow_triton.convert.torch import module as torch_module
+from airflow_triton.convert.torch import pytorch
+from airflow_triton.convert.torch import requests as torch_requests
+from airflow_triton.convert.torch.module import Named
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable, TensorSpec

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_triton.convert import inspect_onnx, onnx_files
-from airflow_triton.convert.torch_module import Named, plain_attention, tensors_of
-from airflow_triton.convert.torch_requests import answers, difference, resized
+from airflow_triton.convert.onnx import files as onnx_files
+from airflow_triton.convert.onnx import inspect as inspect_onnx
+from airflow_triton.convert.torch.module import Named, plain_attention, tensors_of
+from airflow_triton.convert.torch.requests import answers, difference, resized
 from airflow_triton.errors import ConversionError
 
 if TYPE_CHECKING:

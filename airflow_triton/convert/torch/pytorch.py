@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_triton.convert import torch_inputs, torch_module, torch_onnx, torch_requests
 from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.mlmodel import Field, MlflowModel
-from airflow_triton.convert.torch_module import Ask, Named
+from airflow_triton.convert.torch import inputs as torch_inputs
+from airflow_triton.convert.torch import module as torch_module
+from airflow_triton.convert.torch import requests as torch_requests
+from airflow_triton.convert.torch import serve as torch_onnx
+from airflow_triton.convert.torch.module import Ask, Named
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.servable import Servable, TensorSpec
 from airflow_triton.tensors import NUMPY_TYPES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow_triton.convert import onnx_files
+from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.repository import external_data

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow_triton import tensors
-from airflow_triton.convert import torch_module, torch_onnx, torch_requests
 from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.mlmodel import Field, MlflowModel
-from airflow_triton.convert.onnx_files import one_line
-from airflow_triton.convert.torch_module import Ask, Named
+from airflow_triton.convert.onnx.files import one_line
+from airflow_triton.convert.torch import module as torch_module
+from airflow_triton.convert.torch import requests as torch_requests
+from airflow_triton.convert.torch import serve as torch_onnx
+from airflow_triton.convert.torch.module import Ask, Named
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable, TensorSpec
@@ -29,7 +31,7 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
     """
     backend = _backend(model)
     if backend == "tensorflow":
-        from airflow_triton.convert import tensorflow
+        from airflow_triton.convert.tensorflow import convert as tensorflow
 
         return tensorflow.convert(model, into, options=options, example=example)
     network = _load(model)
@@ -48,7 +50,7 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
 def original(model: MlflowModel, servable: Servable) -> Run:
     """See `base.Converter.original`: the Keras model."""
     if _backend(model) == "tensorflow":
-        from airflow_triton.convert import tensorflow
+        from airflow_triton.convert.tensorflow import convert as tensorflow
 
         return tensorflow.original(model, servable)
     network = _load(model)

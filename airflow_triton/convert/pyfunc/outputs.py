@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_triton import tensors
 from airflow_triton.convert import examples
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.convert.probe import FEW, MORE, Probe, Seen
-from airflow_triton.convert.python_types import Question, datatype_of_field
+from airflow_triton.convert.pyfunc.types import Question, datatype_of_field
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable, TensorSpec
 
@@ -70,7 +70,7 @@ class _Watch:
     error: str = ""
 
     def run(self, feed: dict[str, Array]) -> list[Array]:
-        from airflow_triton.convert.served import model as served
+        from airflow_triton.convert.pyfunc.served import model as served
 
         asker = served.Served(self.pyfunc, {"kind": self.question.kind, "inputs": [{"name": spec.name} for spec in self.question.inputs]})
         try:
@@ -85,7 +85,7 @@ class _Watch:
         return [self._array(name, value, first=first) for name, value in answer.items()]
 
     def _array(self, name: str, value: Any, *, first: bool) -> Array:
-        from airflow_triton.convert.served import model as served
+        from airflow_triton.convert.pyfunc.served import model as served
 
         array = None if name in self.json else served.plain(value)
         if array is None:

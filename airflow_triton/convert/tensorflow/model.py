@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from airflow_triton.convert.base import Arrays, Run
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
 

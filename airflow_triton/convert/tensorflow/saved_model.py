@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_triton.convert import examples, signature, tensorflow, tensorflow_model
+from airflow_triton.convert import examples, signature
 from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
 from airflow_triton.convert.probe import FEW, MORE, Probe, Seen
-from airflow_triton.convert.tensorflow_signature import DEFAULT, Signature, open_signature
+from airflow_triton.convert.tensorflow import convert as tensorflow
+from airflow_triton.convert.tensorflow import model as tensorflow_model
+from airflow_triton.convert.tensorflow.signature import DEFAULT, Signature, open_signature
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable, TensorSpec

@@ -9,16 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from airflow_triton.convert import base, estimators
+from airflow_triton.convert import base
 from airflow_triton.convert.base import Options, Run
-from airflow_triton.convert.boosters import booster_of, xgboost_objective
-from airflow_triton.convert.estimators import ONNXMLTOOLS_OPSET
+from airflow_triton.convert.estimators import serve as estimators
+from airflow_triton.convert.estimators.boosters import booster_of, xgboost_objective
+from airflow_triton.convert.estimators.inputs import MATRIX, Layout, layout_of
+from airflow_triton.convert.estimators.serve import ONNXMLTOOLS_OPSET
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.onnx_files import one_line
-from airflow_triton.convert.sklearn_inputs import MATRIX, Layout, layout_of
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable
+from airflow_triton.versions import installed
 
 TABULAR = True
 
@@ -45,8 +47,9 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
         raise
     except Exception as error:
         raise ConversionError(f"{model.folder}: {converter} cannot convert the model: {type(error).__name__}: {one_line(error)}") from error
-    library = importlib.metadata.packages_distributions()[flavor][0]  # `xgboost`, or `xgboost-cpu`
-    return estimators.serve(estimator, graph, model, into, example=example, flavor=flavor, converter=converter, tools=(converter, library))
+    known = installed((flavor, f"{flavor}-cpu"))  # XGBoost is called either
+    tools = (converter, *(name for name in known if name.startswith(flavor)))
+    return estimators.serve(estimator, graph, model, into, example=example, flavor=flavor, converter=converter, tools=tools)
 
 
 def original(model: MlflowModel, servable: Servable) -> Run:

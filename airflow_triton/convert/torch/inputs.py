@@ -8,7 +8,7 @@ from typing import Any
 from airflow_triton import tensors
 from airflow_triton.convert.mlmodel import Field, MlflowModel
 from airflow_triton.convert.signature import describe
-from airflow_triton.convert.torch_module import Argument, Ask
+from airflow_triton.convert.torch.module import Argument, Ask
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import DataType, TensorSpec
 

@@ -6,9 +6,13 @@ import importlib.metadata
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_triton.convert import inspect_onnx, onnx_files, onnx_opset, onnx_simplify, signature
+from airflow_triton.convert import signature
 from airflow_triton.convert.base import Form, Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
+from airflow_triton.convert.onnx import files as onnx_files
+from airflow_triton.convert.onnx import inspect as inspect_onnx
+from airflow_triton.convert.onnx import opset as onnx_opset
+from airflow_triton.convert.onnx import simplify as onnx_simplify
 from airflow_triton.convert.runners import onnxruntime
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError

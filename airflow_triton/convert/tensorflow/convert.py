@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow_triton.convert import inspect_onnx, onnx_files, signature, tensorflow_model
+from airflow_triton.convert import signature
 from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.tensorflow_signature import Signature, open_signature
+from airflow_triton.convert.onnx import files as onnx_files
+from airflow_triton.convert.onnx import inspect as inspect_onnx
+from airflow_triton.convert.tensorflow import model as tensorflow_model
+from airflow_triton.convert.tensorflow.signature import Signature, open_signature
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_triton.convert import estimators, sklearn_boosting, sklearn_trees
 from airflow_triton.convert.base import Options, Run
-from airflow_triton.convert.estimators import ONNXMLTOOLS_OPSET
+from airflow_triton.convert.estimators import boosted_steps as sklearn_boosting
+from airflow_triton.convert.estimators import serve as estimators
+from airflow_triton.convert.estimators import trees as sklearn_trees
+from airflow_triton.convert.estimators.inputs import Layout, layout_of
+from airflow_triton.convert.estimators.serve import ONNXMLTOOLS_OPSET
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.onnx_files import one_line
-from airflow_triton.convert.sklearn_inputs import Layout, layout_of
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable

@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from airflow_triton.built_once import find_uv
 from airflow_triton.convert import environments, requirements
 from airflow_triton.convert.environments import this_python
 from airflow_triton.convert.requirements import Requirements, name_of
@@ -84,7 +85,7 @@ def archive(
         progress(f"packing the requirements of {model_dir} for Python {version} (once): {home}")
         packages = home / "packages"
         packages.mkdir(parents=True)
-        uv = environments.find_uv() is not None
+        uv = find_uv() is not None
         where = ("--python-platform", system) if uv else ("--platform", system.partition("-")[2] + "_" + system.partition("-")[0])
         more = ("--target", str(packages), "--only-binary", ":all:", "--python-version", version, *where)
         environments.install(home, wanted, of=model_dir, more=more)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.onnx_files import one_line
+from airflow_triton.convert.onnx.files import one_line
 from airflow_triton.errors import ConversionError
 
 if TYPE_CHECKING:

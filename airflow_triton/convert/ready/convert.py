@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_triton import config_files, model_config
-from airflow_triton.convert import base, inspect_onnx, ready_config, signature, triton_files
+from airflow_triton.convert import base, signature
 from airflow_triton.convert.base import Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
+from airflow_triton.convert.onnx import inspect as inspect_onnx
+from airflow_triton.convert.ready import config as ready_config
+from airflow_triton.convert.ready import files as triton_files
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError, RepositoryError, ValidationDataError
 from airflow_triton.repository.content import shown

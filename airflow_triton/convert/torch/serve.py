@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_triton.convert import inspect_onnx, onnx_files, signature, torch_export, torch_requests
+from airflow_triton.convert import signature
 from airflow_triton.convert.base import Options
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.torch_module import Named
+from airflow_triton.convert.onnx import files as onnx_files
+from airflow_triton.convert.onnx import inspect as inspect_onnx
+from airflow_triton.convert.torch import export as torch_export
+from airflow_triton.convert.torch import requests as torch_requests
+from airflow_triton.convert.torch.module import Named
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable, TensorSpec

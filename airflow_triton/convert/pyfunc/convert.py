@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from airflow_triton.convert import base, environments, examples, packed, python_types
+from airflow_triton.convert import base, environments, examples
 from airflow_triton.convert.base import Arrays, Options, Run
 from airflow_triton.convert.mlmodel import MlflowModel
-from airflow_triton.convert.onnx_files import one_line
-from airflow_triton.convert.python_outputs import observe
-from airflow_triton.convert.python_types import Question
+from airflow_triton.convert.onnx.files import one_line
+from airflow_triton.convert.pyfunc import packed
+from airflow_triton.convert.pyfunc import types as python_types
+from airflow_triton.convert.pyfunc.outputs import observe
+from airflow_triton.convert.pyfunc.types import Question
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import Servable, TensorSpec
@@ -62,7 +64,7 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
 
 def original(model: MlflowModel, servable: Servable) -> Run:
     """See `base.Converter.original`: `mlflow.pyfunc`'s own `predict`, on the model's own folder."""
-    from airflow_triton.convert.served import model as served
+    from airflow_triton.convert.pyfunc.served import model as served
 
     question = python_types.question_of(model, None if model.inputs else examples.load(model))
     pyfunc = _load(model)

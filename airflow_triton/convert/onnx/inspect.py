@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_triton.convert import examples, onnx_files
+from airflow_triton.convert import examples
+from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.convert.probe import FEW, MORE, Probe, Seen
 from airflow_triton.errors import ConversionError
 from airflow_triton.servable import DataType, Servable, TensorSpec
@@ -113,9 +114,9 @@ def inspect(
         ConversionError: the graph cannot be loaded or served, or its shapes cannot be found out.
 
     """
+    missing = onnx_files.shapeless(onnx_files.read(path))  # before onnxruntime has the weights in memory, too
     session = open_session(path)
     inputs, outputs = declared(session)
-    missing = onnx_files.shapeless(onnx_files.read(path))
     given = input_shapes or {}
     inputs = tuple(spec.model_copy(update={"shape": given[spec.name]}) if spec.name in missing & set(given) else spec for spec in inputs)
     unknown = [spec.name for spec in inputs if spec.name in missing and spec.name not in given]

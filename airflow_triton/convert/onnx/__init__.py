@@ -1,0 +1,1 @@
+"""MLflow's `onnx` flavor, and what every ONNX graph goes through: files, declarations, opsets."""

@@ -1,0 +1,1 @@
+"""MLflow's `triton` flavor: a ready Triton model, taken as it is."""
