@@ -204,7 +204,7 @@ def test_a_second_deployment_of_a_version_converts_nothing(place: str, scaled: s
     assert any("as the MLflow model" in line for line in told)
     second = run({**spec, "name": "two"}, deployed)
 
-    assert told == [f"convert: found in the cache ({open_cache(place).repository}), nothing to convert"]
+    assert told == [f"convert: found in the cache ({open_cache(place)}), nothing to convert"]
     assert first == second
     run({**spec, "name": "three", "convert": {"cache": place, "parity": {"rtol": 0.01}}}, deployed)
     assert any("as the MLflow model" in line for line in told)

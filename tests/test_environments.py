@@ -12,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import register
+from sklearn.linear_model import LinearRegression
+from test_rollout import Make, run
 
 from airflow_triton import convert as conversion
 from airflow_triton.convert import environments, requirements
@@ -19,6 +22,9 @@ from airflow_triton.convert.mlmodel import read
 from airflow_triton.convert.requirements import Requirements
 from airflow_triton.errors import ConversionError
 from airflow_triton.isolate import ChildProcess
+from airflow_triton.repository import Repository
+
+PINS = [f"scikit-learn=={version('scikit-learn')}", f"numpy=={version('numpy')}", "cloudpickle"]
 
 
 @pytest.fixture
@@ -29,9 +35,8 @@ def model(tmp_path: Path) -> Path:
 
     rows = np.arange(12, dtype="float64").reshape(6, 2)
     fitted = LogisticRegression().fit(rows, [0, 1, 0, 1, 0, 1])
-    pins = [f"scikit-learn=={version('scikit-learn')}", f"numpy=={version('numpy')}", "cloudpickle"]
     mlflow.sklearn.save_model(
-        fitted, str(tmp_path / "model"), input_example=rows[:3], serialization_format="cloudpickle", pip_requirements=pins
+        fitted, str(tmp_path / "model"), input_example=rows[:3], serialization_format="cloudpickle", pip_requirements=PINS
     )
     return tmp_path / "model"
 
@@ -201,3 +206,20 @@ def test_a_conversion_needs_its_own_tools_only(model: Path) -> None:
     assert not {"torch", "click", "tritonclient", "apache-airflow", "mlflow"} & onnx
     assert {"mlflow-skinny", "pandas", "numpy", "pydantic", "uv"} <= python
     assert not {"onnx", "onnxruntime", "torch"} & python
+
+
+def test_a_deployment_converts_and_asks_in_the_models_environment(tracking_uri: str, mapping: Make, repository: Repository) -> None:
+    """By two keys of the spec; what Triton serves was made with the user's pin."""
+    rows = np.random.default_rng(1).normal(size=(30, 3))
+    model = LinearRegression().fit(rows, rows.sum(axis=1))
+    options = {"flavor": "sklearn", "input_example": rows[:3], "serialization_format": "cloudpickle", "pip_requirements": PINS}
+    number = register(tracking_uri, "pinned", model, **options)
+    convert = {"environment": "model", "requirements": ["onnx==1.19.1", "onnxruntime<1.30"]}
+
+    outcome = run(mapping(model=f"models:/pinned/{number}", convert=convert, validate={}, promote={}))
+
+    assert outcome.action == "promoted"
+    manifest = repository.manifest("blobs", number)
+    assert manifest is not None
+    assert manifest.servable is not None
+    assert manifest.servable.tools["onnx"] == "1.19.1"

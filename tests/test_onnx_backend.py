@@ -19,7 +19,7 @@ from test_convert import add_example
 from test_rollout import run
 
 from airflow_triton import model_config
-from airflow_triton.errors import ConversionError, DeployError
+from airflow_triton.errors import ConversionError, DeployError, RejectedError, ValidationDataError
 from airflow_triton.local_triton import LocalTriton
 from airflow_triton.repository import Repository
 from airflow_triton.server import ServerAddress, TritonClient
@@ -64,7 +64,7 @@ def deployed(case: Case, home: Path, repository: Repository, triton: LocalTriton
             "validate": {"data": str(home / f"{name}.npz")},
         }
         run(spec)
-    except ConversionError as error:
+    except (ConversionError, ValidationDataError, RejectedError) as error:
         return Result(case.kind, case.name, "refused", str(error))
     except DeployError as error:
         return Result(case.kind, case.name, "failed", f"{type(error).__name__}: {error}")

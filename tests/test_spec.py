@@ -254,6 +254,9 @@ def test_mistake_is_named(keys: dict[str, Any], message: str) -> None:
 
 
 NOT_YET_CASES: dict[str, dict[str, Any]] = {
+    "convert.tensorrt.calibration=*://*": {
+        "convert": {"to": "tensorrt", "tensorrt": {"precision": "int8", "calibration": "s3://bucket/a.npz"}}
+    },
     "promote.approval=true": {"promote": {"approval": True}},
     "validate.data=*://*": {"validate": {"data": "s3://bucket/a.parquet"}},
     "validate.expectations": {"validate": {"expectations": "iris.yaml"}},

@@ -62,6 +62,9 @@ class ConversionCache:
     def __init__(self, repository: Repository) -> None:
         self.repository = repository
 
+    def __str__(self) -> str:
+        return str(self.repository)
+
     def fetch(self, key: str, into: Path) -> Conversion | str | None:
         """Bring the files of an entry into the empty folder `into`. None: there is no entry; a text: what is wrong with it."""
         place = MODELS / key

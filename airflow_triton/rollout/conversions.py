@@ -68,7 +68,7 @@ class Conversions:
         if cache:
             found = cache.fetch(key, into)
             if isinstance(found, conversion.Conversion):
-                self.progress(f"convert: found in the cache ({cache.repository}), nothing to convert")
+                self.progress(f"convert: found in the cache ({cache}), nothing to convert")
                 return found
             self._emptied(into, found)
         made = self._convert(source, into, shared=shared)

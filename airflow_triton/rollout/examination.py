@@ -46,7 +46,7 @@ class Examination:
         self.workspace: Path = conversions.workspace
 
     def report(self, candidate: Candidate, items: Callable[[], list[Item]]) -> ValidationReport:
-        """Ask the candidate on every server (in NONE mode: on a local Triton, which gets the files that `items` tells), and check its answers.
+        """Ask the candidate on every server, and check its answers. In NONE mode, a local Triton is asked, with the files of `items`.
 
         Raises:
             ValidationDataError: there is no data, or it does not fit.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,20 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_triton import model_config
-from airflow_triton.convert import tensorrt
+from airflow_triton.convert import Conversion, tensorrt
+from airflow_triton.convert.cache import open_cache
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConflictError, ConversionError, DeployError, RejectedError
 from airflow_triton.isolate import ChildProcess
 from airflow_triton.repository import Item, Repository, ServableNote
 from airflow_triton.repository.layout import NOTE_FILE
-from airflow_triton.repository.manifest import FileDigest, digest_files
+from airflow_triton.repository.manifest import FileDigest, digest_files, sha256
 from airflow_triton.rollout.conversions import Conversions
 from airflow_triton.rollout.records import Converted, digest
 from airflow_triton.rollout.serving import Servers
 from airflow_triton.servable import SERVABLE_FILE, Servable
 from airflow_triton.server.releases import check_plan, release_of
-from airflow_triton.spec import Spec, TensorRT
+from airflow_triton.spec import Spec, TensorRT, Worker
 
 LOGS = "triton"
 """The folder of the MLflow run's artifacts that the logs of the builds go to."""
@@ -70,7 +72,7 @@ class Plans:
                 f"convert.tensorrt.gpus names {', '.join(kinds)}: each plan is built by a worker that has that GPU, so this deployment "
                 "runs as an Airflow DAG only"
             )
-        tensorrt.require_here(self.options)
+        tensorrt.tools_here(self.options)
 
     def check(self, converted: Converted) -> None:
         """Raise ConversionError where no GPU could build a plan of it: before a task waits for one."""
@@ -92,27 +94,48 @@ class Plans:
         if waiting := self.store.servable(self.spec.name, identity):
             self.progress(f"build: the plan{f' for {kind}' if kind else ''} was built before")
             return BuiltPlan.model_validate_json(waiting)
+        tools = tensorrt.tools_here(self.options)
         with self.store.new_staging() as folder:
             onnx, made = folder / "onnx", folder / "plan"
-            self._fetch(converted.servable_id, converted.files, onnx)
-            try:
-                plan = tensorrt.build_plan(
-                    onnx,
-                    converted.servable,
-                    made,
-                    options=self.options,
-                    max_batch_size=self._largest(converted.servable),
-                    child_process=self._child,
-                    tell=lambda line: self.progress(f"build: {line}"),
-                )
-            finally:
-                self._keep_log(converted, made / tensorrt.LOG_FILE, kind)
-            self._prove(converted, onnx, made, folder / "version")
-            (made / tensorrt.LOG_FILE).unlink()
+            made.mkdir()
+            cache, key = open_cache(self.spec.convert.cache), self._key(converted, tools)
+            found = cache.fetch(key, made) if cache else None
+            if isinstance(found, Conversion):
+                self.progress(f"build: found in the cache ({cache}), nothing to build")
+            else:
+                self._fetch(converted.servable_id, converted.files, onnx)
+                shutil.rmtree(made)
+                self._build(converted, onnx, made, kind)
+                self._prove(converted, onnx, made, folder / "version")
+                (made / tensorrt.LOG_FILE).unlink()
             files = digest_files(made)
-            built = BuiltPlan(kind=kind, id=identity, plan=plan, files=files)
+            if cache and not isinstance(found, Conversion):
+                cache.keep(key, Conversion(servable=converted.servable, files=files), made)
+            built = BuiltPlan(kind=kind, id=identity, plan=tensorrt.read(made), files=files)
             self._put(identity, files, made, built.model_dump_json(indent=1))
         return built
+
+    def _key(self, converted: Converted, tools: dict[str, str]) -> str:
+        """What a plan is made of: the ONNX graph and its weights, what the builder is told, and the machine."""
+        options = self.options.model_dump(mode="json", exclude={*Worker.model_fields, "gpus", "timing_cache", "environment"})
+        data = Path(self.options.calibration) if self.options.calibration else None
+        calibration = sha256(data) if data is not None and data.is_file() else None  # the builder says that it is missing
+        made_of = [[file.sha256 for file in converted.files], options, calibration, self._largest(converted.servable), tools]
+        return digest("plan", made_of, self.spec.convert.parity.model_dump())
+
+    def _build(self, converted: Converted, onnx: Path, made: Path, kind: str) -> None:
+        try:
+            tensorrt.build_plan(
+                onnx,
+                converted.servable,
+                made,
+                options=self.options,
+                max_batch_size=self._largest(converted.servable),
+                child_process=self._child,
+                tell=lambda line: self.progress(f"build: {line}"),
+            )
+        finally:
+            self._keep_log(converted, made / tensorrt.LOG_FILE, kind)
 
     @property
     def _child(self) -> ChildProcess:

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 NOT_YET = {
+    "convert.tensorrt.calibration=*://*": "use a file that the GPU worker can read",
     "promote.approval=true": "leave `schedule` out and start the deployment by hand",
     "validate.data=*://*": "use a file that the worker can read",
     "validate.expectations": "put limits on `validate.metrics`",

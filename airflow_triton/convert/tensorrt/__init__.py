@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from airflow_triton.convert.tensorrt import acceleration
 from airflow_triton.convert.tensorrt.build_log import LOG_FILE
-from airflow_triton.convert.tensorrt.building import build_plan, check, require_here
+from airflow_triton.convert.tensorrt.building import build_plan, check, tools_here
 from airflow_triton.convert.tensorrt.comparison import compare_plan
 from airflow_triton.convert.tensorrt.plan import PLAN_FILE, RECORD_FILE, Order, Plan, read
 from airflow_triton.convert.tensorrt.version import combined, config
@@ -26,5 +26,5 @@ __all__ = [
     "compare_plan",
     "config",
     "read",
-    "require_here",
+    "tools_here",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from airflow_triton.convert.tensorrt import child, graph, timing_cache
 from airflow_triton.convert.tensorrt.build_log import LOG_FILE, followed
@@ -101,10 +102,16 @@ def build_plan(
     return Plan.model_validate(told)
 
 
-def require_here(options: TensorRT) -> None:
-    """Raise ConversionError unless this worker can build plans: TensorRT, CUDA's bindings and a GPU are here. Takes a second."""
+def tools_here(options: TensorRT) -> dict[str, str]:
+    """What takes part in building a plan on this worker: versions, the GPU and its compute capability. Takes a second.
+
+    Raises:
+        ConversionError: TensorRT, CUDA's bindings or a GPU is missing; the message names all that is.
+
+    """
     child_process = in_environment(options, ChildProcess(timeout=60.0))
-    run_in_child("airflow_triton.convert.tensorrt.child:require", {}, child=child_process, what="looking for TensorRT and a GPU")
+    found = run_in_child("airflow_triton.convert.tensorrt.child:tools", {}, child=child_process, what="looking for TensorRT and a GPU")
+    return {str(name): str(value) for name, value in cast("dict[str, str]", found).items()}
 
 
 def in_environment(options: TensorRT, child_process: ChildProcess) -> ChildProcess:

@@ -12,11 +12,12 @@ from airflow_triton.convert.tensorrt import available, builder, graph, plan, pre
 from airflow_triton.convert.tensorrt.build_log import LOG_FILE, BuildLog
 from airflow_triton.repository.manifest import FileDigest, sha256
 from airflow_triton.servable import Servable
+from airflow_triton.versions import installed
 
 
-def require() -> None:
-    """See `airflow_triton.convert.tensorrt.require_here`."""
-    available.require()
+def tools() -> dict[str, str]:
+    """See `airflow_triton.convert.tensorrt.tools_here`."""
+    return {**available.require().model_dump(), **installed(("nvidia-modelopt", "onnx"))}
 
 
 def build(
