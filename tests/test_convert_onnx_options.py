@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from conftest import register
 from onnx import TensorProto, helper, numpy_helper
 from test_convert import save_onnx
+from test_rollout import Make, run
 
 from airflow_triton.convert import child
 from airflow_triton.convert.base import Conversion
 from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.errors import ConversionError
+from airflow_triton.repository import LocalRepository
 
 WEIGHTS = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
 
@@ -109,3 +112,13 @@ def test_a_very_old_opset_is_raised(tmp_path: Path) -> None:
 
     assert made.servable.notes == ("opset 6 was raised to 7, the oldest that onnxruntime has all of",)
     assert opset_of(tmp_path / "1" / "model.onnx")[0] == 7
+
+
+def test_a_deployment_writes_what_its_server_reads(tracking_uri: str, mapping: Make, repository: LocalRepository) -> None:
+    """Triton 2.51 is 24.10, whose onnxruntime reads opset 21 and IR version 10: found out by asking the server."""
+    number = register(tracking_uri, "newer", model_of(MATMUL, GELU), input_example=np.ones((3, 4), np.float32), pip_requirements=[])
+
+    outcome = run(mapping(model=f"models:/newer/{number}", validate={}, promote={}))
+
+    assert outcome.action == "promoted"
+    assert opset_of(repository.root / "blobs" / str(number) / "model.onnx") == (21, 10)
