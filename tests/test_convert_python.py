@@ -30,6 +30,8 @@ from airflow_triton.repository import LocalRepository
 from airflow_triton.servable import Servable
 from airflow_triton.server import ServerAddress, TritonClient
 
+pytestmark = pytest.mark.timeout(900)  # packages are installed, the first time
+
 SERVER = {"to": "python", "python": {"environment": "server"}}
 PACKED = {"to": "python", "requirements": ["numpy<2"]}
 WORDS = pd.DataFrame({"text": ["good day", "bad", ""], "times": np.array([1, 2, 3], dtype="int64")})

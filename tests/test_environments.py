@@ -24,6 +24,8 @@ from airflow_triton.errors import ConversionError
 from airflow_triton.isolate import ChildProcess
 from airflow_triton.repository import Repository
 
+pytestmark = pytest.mark.timeout(900)  # packages are installed, the first time
+
 PINS = [f"scikit-learn=={version('scikit-learn')}", f"numpy=={version('numpy')}", "cloudpickle"]
 
 

@@ -50,6 +50,8 @@ from airflow_triton.repository.manifest import FileDigest, sha256
 from airflow_triton.servable import Servable, TensorSpec
 from airflow_triton.spec.tensorrt import Profile, TensorRT
 
+pytestmark = pytest.mark.timeout(900)  # packages are installed, the first time
+
 FEATURES = 64
 ROWS = 16
 
