@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KEEP ?=
+# PyTorch without CUDA, where its index can be reached: 200 MB instead of several GB.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+CPU_TORCH = $$(curl -sfI --max-time 5 $(TORCH_INDEX)/torch/ >/dev/null 2>&1 && echo --extra-index-url $(TORCH_INDEX))
 
 .PHONY: help install demo test lint format bench soak conformance clean
 
@@ -16,7 +19,7 @@ install: $(VENV)/.installed  ## build .venv with everything (again only when the
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a minute or two the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv torch $(CPU_TORCH)
 	@set -o pipefail; $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt -e '.[dev]' 2>&1 | grep -v '^ [-+~] '
 	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps tensorrt-stubs==10.13.0.35.1  # for the type checker; it depends on TensorRT itself
 	@touch $@

@@ -22,7 +22,7 @@ from airflow_triton.repository import Repository
 from airflow_triton.rollout import Rollout
 
 WHOLE = os.environ.get("AIRFLOW_TRITON_CONFORMANCE") == "1"
-SAMPLE = ("LogisticRegression over mixed columns", "XGBClassifier after OrdinalEncoder, categories and missing values")
+SAMPLE = ("XGBClassifier after OrdinalEncoder, categories and missing values",)
 
 
 @pytest.fixture(scope="module")

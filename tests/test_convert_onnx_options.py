@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 from test_convert import save_onnx
 from test_rollout import Make, run
 
+from airflow_triton import convert as conversion
 from airflow_triton.convert import child
 from airflow_triton.convert.base import Conversion
 from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.errors import ConversionError
+from airflow_triton.isolate import ChildProcess
 from airflow_triton.repository import LocalRepository
 
 WEIGHTS = np.random.default_rng(1).normal(size=(4, 4)).astype(np.float32)
@@ -122,3 +125,29 @@ def test_a_deployment_writes_what_its_server_reads(tracking_uri: str, mapping: M
 
     assert outcome.action == "promoted"
     assert opset_of(repository.root / "blobs" / str(number) / "model.onnx") == (21, 10)
+
+
+@pytest.mark.skipif(not os.environ.get("AIRFLOW_TRITON_HEAVY"), reason="takes 2.2 GB of disk and memory: AIRFLOW_TRITON_HEAVY=1 runs it")
+def test_more_than_2_gib_of_weights_keep_their_file(tmp_path: Path) -> None:
+    """One message of protobuf cannot hold them; they are copied, never read into the graph."""
+    rows = 9
+    columns = (2**31 // 4 // rows) + 2**20
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[rows, columns], data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value="w.bin")
+    x = helper.make_tensor_value_info("x", TensorProto.INT64, ["N"])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])
+    cut = [numpy_helper.from_array(np.array(value), name) for name, value in (("start", [0]), ("end", [2]), ("axis", [1]))]
+    nodes = [helper.make_node("Slice", ["w", "start", "end", "axis"], ["first"]), helper.make_node("Gather", ["first", "x"], ["y"])]
+    graph = helper.make_graph(nodes, "graph", [x], [y], [weights, *cut])
+    source = save_onnx(tmp_path / "model", helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)]))
+    with (source / "w.bin").open("wb") as file:
+        file.write(np.arange(2, dtype=np.float32).tobytes())
+        file.truncate(rows * columns * 4)
+
+    made = conversion.convert(source, tmp_path / "1", conversion.Options(opset=21), child=ChildProcess(timeout=250))
+
+    assert made.agreement is not None
+    assert made.agreement.passed
+    sizes = {file.path: file.size for file in made.files}
+    assert sizes["model.onnx/w.bin"] > 2**31
+    assert sizes["model.onnx/model.onnx"] < 2000
