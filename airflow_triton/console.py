@@ -21,7 +21,7 @@ def show(data: Any, table: Callable[[], Table | str], *, as_json: bool) -> None:
         click.echo(json.dumps(data, indent=2))
     else:
         shown = table()
-        Console(highlight=False, soft_wrap=isinstance(shown, str)).print(shown)
+        Console(highlight=False, markup=False, soft_wrap=isinstance(shown, str)).print(shown)
 
 
 class Progress:

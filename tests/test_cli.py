@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
+from airflow_triton.console import show
 from airflow_triton.local_triton import LocalTriton, free_port
 from airflow_triton.repository import LocalRepository, releases
 
@@ -162,6 +164,16 @@ def test_who_comes_second_is_told(spec: Callable[..., Path], repository: LocalRe
     assert (process.returncode, row["error"]["type"]) == (4, "ConflictError")
     assert [release.version for release in releases(repository, "blobs")] == [1]
     assert sorted(path.name for path in repository.root.iterdir()) == ["blobs"]
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """An error that names an extra, `package[extra]`, keeps its brackets."""
+    table = Table("why")
+    table.add_row("pip install 'airflow-provider-triton[tensorrt]'")
+
+    show([], lambda: table, as_json=False)
+
+    assert "airflow-provider-triton[tensorrt]" in capsys.readouterr().out
 
 
 def test_schema_is_printed() -> None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 FIGURES = 6
 """Significant digits of a figure: enough to compare, short enough to read."""
 
+EXACT = 9
+"""Significant digits of a value that is apart from another: two FP32 numbers that differ have different ones."""
+
 
 class OutputAgreement(BaseModel):
     """One output over all runs.
@@ -200,5 +203,5 @@ def _argmax(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> float | 
 
 def _shown(value: Any) -> str:
     plain = value.item() if hasattr(value, "item") else value
-    text = f"{plain:.{FIGURES}g}" if isinstance(plain, float) else repr(plain)
+    text = f"{plain:.{EXACT}g}" if isinstance(plain, float) else repr(plain)
     return text if len(text) <= 80 else f"{text[:80]} ..."  # noqa: PLR2004 - a line of a terminal
