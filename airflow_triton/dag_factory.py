@@ -30,7 +30,7 @@ from airflow_triton.operators.steps import (
     StageModelOperator,
     ValidateModelOperator,
 )
-from airflow_triton.spec import Spec, TensorRT, Worker, find_spec_files, load_spec
+from airflow_triton.spec import Spec, Worker, find_spec_files, load_spec
 
 REGISTRY_INTERVAL = timedelta(minutes=5)
 """How often a deployment with `schedule: registry` looks at the registry; a run that finds nothing new is quick."""
@@ -94,14 +94,13 @@ def deployment_dag(spec: Spec, *, dag_id: str | None = None) -> DAG:
 
 def _with_plans(spec: Spec, mapping: dict[str, Any], convert: ConvertModelOperator) -> BaseOperator:
     """The task whose answer is what Triton serves: the conversion, or what puts its TensorRT plans together, each built on its worker."""
-    options = spec.convert.tensorrt or TensorRT()
-    if spec.convert.to != "tensorrt" or options.builder != "worker":
+    if spec.convert.plans is None:
         return convert
     plans = [
         BuildPlanOperator(
             task_id=f"build_plan_{kind}" if kind else "build_plan", spec=mapping, converted=convert.output, kind=kind, **placed(worker)
         )
-        for kind, worker in options.workers().items()
+        for kind, worker in spec.convert.plans.workers().items()
     ]
     return AssemblePlansOperator(task_id="assemble", spec=mapping, converted=convert.output, plans=[plan.output for plan in plans])
 

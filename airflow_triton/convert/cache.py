@@ -13,14 +13,14 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import platformdirs
 from pydantic import ValidationError
 
 from airflow_triton.convert.base import Conversion, Options
 from airflow_triton.errors import DeployError
-from airflow_triton.repository import Item, Repository, open_repository
+from airflow_triton.repository import Item, LocalRepository, Repository, open_repository
 from airflow_triton.repository.base import MODELS
 from airflow_triton.repository.manifest import sha256
 from airflow_triton.repository.places import Place
@@ -102,8 +102,8 @@ class ConversionCache:
             self.repository.remove(place)
         return why
 
-    def _folder(self) -> Any:
-        return getattr(self.repository, "root", None) if self.repository.on_disk else None
+    def _folder(self) -> Path | None:
+        return self.repository.root if isinstance(self.repository, LocalRepository) else None
 
     def _touch(self, place: Place) -> None:
         if root := self._folder():
@@ -113,7 +113,9 @@ class ConversionCache:
     def _prune(self) -> None:
         """Remove entries of a folder that nobody has used for `KEEP_DAYS`."""
         root = self._folder()
-        for name in self.repository.folders(MODELS) if root else ():
+        if root is None:
+            return
+        for name in self.repository.folders(MODELS):
             with contextlib.suppress(OSError):
                 if (root / name / DESCRIPTION).stat().st_mtime < time.time() - KEEP_DAYS * 86400:
                     self.repository.remove(MODELS / name)

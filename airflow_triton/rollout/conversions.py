@@ -35,6 +35,7 @@ class Conversions:
     ) -> None:
         self.rules = spec.convert
         self._limits = limits
+        self._pythons: dict[str, Path | None] = {}
         self.registry = registry
         self.workspace = workspace
         self.progress = progress
@@ -47,7 +48,7 @@ class Conversions:
         rules = self.rules
         opset, ir_version = self._limits() or (None, None)
         return conversion.Options(
-            to="onnx" if rules.to == "tensorrt" else rules.to,
+            to=rules.form,
             opset=rules.opset or opset,
             ir_version=ir_version,
             simplify=rules.simplify,
@@ -63,7 +64,7 @@ class Conversions:
             RejectedError: the converted model does not answer as the MLflow model does.
 
         """
-        cache = open_cache(self.rules.cache) if conversion.is_costly(source.flavors, self.options.to) else None
+        cache = open_cache(self.rules.cache) if conversion.is_costly(source.flavors, self.rules.form) else None
         key = self._key(source) if cache else ""
         if cache:
             found = cache.fetch(key, into)
@@ -82,7 +83,7 @@ class Conversions:
         shutil.rmtree(into, ignore_errors=True)
 
     def _key(self, source: ModelSource) -> str:
-        tools = conversion.tools(source.flavors, self.options.to, self._python(source))
+        tools = conversion.tools(source.flavors, self.rules.form, self._python(source))
         return cache_key(source.digest, self.options, tolerance=self.rules.parity, largest=self.largest, tools=tools)
 
     def _convert(self, source: ModelSource, into: Path, *, shared: bool) -> conversion.Conversion:
@@ -115,13 +116,12 @@ class Conversions:
         """The Python that has what the model needs, built where the spec asks for that; None: this one."""
         if self.rules.environment == "worker":
             return None
-        return environments.python_of(
-            self.rules.environment,
-            self.registry.download(source, self.workspace),
-            form=self.options.to,
-            users=self.rules.requirements,
-            progress=self.progress,
-        )
+        if source.digest not in self._pythons:
+            model = self.registry.download(source, self.workspace)
+            self._pythons[source.digest] = environments.python_of(
+                self.rules.environment, model, form=self.rules.form, users=self.rules.requirements, progress=self.progress
+            )
+        return self._pythons[source.digest]
 
     def reference(self, source: ModelSource, servable: Servable, inputs: Path, outputs: Path) -> None:
         """See `convert.reference`."""

@@ -16,6 +16,7 @@ from typing import Literal
 
 from airflow_triton import convert as conversion
 from airflow_triton import model_config, repository
+from airflow_triton.convert import tensorrt
 from airflow_triton.errors import (
     ConflictError,
     DeployError,
@@ -25,17 +26,17 @@ from airflow_triton.errors import (
     ValidationDataError,
 )
 from airflow_triton.registry import ModelSource, Registry
-from airflow_triton.repository import CandidateNote, Item, Manifest, Release, Repository, ServableNote
-from airflow_triton.repository.layout import CANDIDATE_FILE, CONFIG_FILE, NOTE_FILE
+from airflow_triton.repository import CandidateNote, Item, Manifest, Release, Repository
+from airflow_triton.repository.layout import CANDIDATE_FILE, CONFIG_FILE
 from airflow_triton.repository.places import etag_of
-from airflow_triton.rollout import plans
 from airflow_triton.rollout.conversions import Conversions
 from airflow_triton.rollout.examination import Examination
-from airflow_triton.rollout.plans import BuiltPlan, Plans
+from airflow_triton.rollout.plans import BuiltPlan, Plans, plan_id
 from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, onnx_id, servable_id
 from airflow_triton.rollout.serving import Servers, let_serve
 from airflow_triton.rollout.verdicts import Verdicts
-from airflow_triton.servable import SERVABLE_FILE
+from airflow_triton.rollout.work_area import leave
+from airflow_triton.servable import Servable
 from airflow_triton.server.releases import onnx_limits, release_of
 from airflow_triton.spec import Spec
 from airflow_triton.validation import (
@@ -118,7 +119,7 @@ class Rollout:
             if stored is not None and stored.servable is not None and stored.servable_id == whole and not self._damage(source.version):
                 self.progress("convert: the stored version is made of the same model, nothing to convert")
                 return Converted(source=source, servable_id=whole, servable=stored.servable, files=stored.files)
-            if not plans.are_built(self.spec):
+            if self.spec.convert.plans is None:
                 return self._waiting(source, whole) or self._convert(source, whole)
             identity = onnx_id(self.spec, source)
             converted = self._waiting(source, whole) or self._waiting(source, identity) or self._convert(source, identity)
@@ -167,27 +168,26 @@ class Rollout:
                 made = self.conversions.make(source, folder / "files", shared=self.store.on_disk)
             except RejectedError as error:
                 raise self._rejected(source, error) from None
-            triton_builds = self.spec.convert.to == "tensorrt" and not plans.are_built(self.spec)
             converted = Converted(
                 source=source,
                 servable_id=identity,
-                servable=plans.accelerated(self.spec, made.servable) if triton_builds else made.servable,
+                servable=self._accelerated(made.servable),
                 files=made.files,
                 agreement=made.agreement,
                 conversion_seconds=made.seconds,
             )
             known = repository.same_files(self.registry.download(source, self.workspace), neighbours, made.files) if neighbours else {}
-            items = [Item(file, known.get(file.sha256, folder / "files" / file.path)).named(file.sha256) for file in made.files]
-            self.store.put(
-                self.store.servable_place(self.spec.name, identity),
-                items,
-                first={NOTE_FILE: ServableNote().model_dump_json()},
-                last={SERVABLE_FILE: converted.model_dump_json(indent=1)},
-            )
+            items = [Item(file, known.get(file.sha256, folder / "files" / file.path)) for file in made.files]
+            leave(self.store, self.spec.name, identity, items, converted)
         found = self._waiting(source, identity)
         if found is None:
             raise ConflictError(f"the converted files of {source} were removed by another deployment of `{self.spec.name}`; run it again")
         return found
+
+    def _accelerated(self, servable: Servable) -> Servable:
+        """The servable, with what tells Triton to let TensorRT accelerate it where the spec wants that."""
+        options = self.spec.convert.acceleration
+        return servable if options is None else servable.model_copy(update={"settings": tensorrt.acceleration.config(servable, options)})
 
     def _rejected(self, source: ModelSource, error: RejectedError) -> RejectedError:
         """A model that was converted, and does not answer as the MLflow model does: rejected as any other."""
@@ -374,10 +374,9 @@ class Rollout:
     def _servable_ids(self, source: ModelSource) -> list[str]:
         """Everything that the conversion leaves in the work area."""
         whole = servable_id(self.spec, source)
-        if not plans.are_built(self.spec):
+        if self.spec.convert.plans is None:
             return [whole]
-        kinds = plans.options_of(self.spec).workers()
-        return [whole, onnx_id(self.spec, source), *(plans.plan_id(whole, kind) for kind in kinds)]
+        return [whole, onnx_id(self.spec, source), *(plan_id(whole, kind) for kind in self.spec.convert.plans.workers())]
 
     def _candidate_name(self, source: ModelSource) -> str:
         return repository.candidate_name(self.spec.name, source.version, deployment_id(self.spec, source))
@@ -400,11 +399,12 @@ def deploy(rollout: Rollout) -> Outcome:
     source = rollout.resolve()
     if done := rollout.unchanged(source):
         return done
-    if plans.are_built(rollout.spec):
+    builds = rollout.spec.convert.plans is not None
+    if builds:
         rollout.plans.require_here()
     try:
         converted = rollout.convert(source)
-        if plans.are_built(rollout.spec) and (plan := rollout.build_plan(converted)):
+        if builds and (plan := rollout.build_plan(converted)):
             converted = rollout.assemble(converted, [plan])
         candidate = rollout.stage(converted, rollout.configure(converted))
         outcome = rollout.promote(candidate, rollout.validate(candidate))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,13 +14,13 @@ from airflow_triton.convert.cache import open_cache
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConflictError, ConversionError, DeployError, RejectedError
 from airflow_triton.isolate import ChildProcess
-from airflow_triton.repository import Item, Repository, ServableNote
-from airflow_triton.repository.layout import NOTE_FILE
+from airflow_triton.repository import Item, Repository
 from airflow_triton.repository.manifest import FileDigest, digest_files, sha256
 from airflow_triton.rollout.conversions import Conversions
 from airflow_triton.rollout.records import Converted, digest
 from airflow_triton.rollout.serving import Servers
-from airflow_triton.servable import SERVABLE_FILE, Servable
+from airflow_triton.rollout.work_area import leave
+from airflow_triton.servable import Servable
 from airflow_triton.server.releases import check_plan, release_of
 from airflow_triton.spec import Spec, TensorRT, Worker
 
@@ -40,16 +39,6 @@ class BuiltPlan(BaseModel):
     files: tuple[FileDigest, ...] = Field(description="the plan and its record, each stored by its SHA-256")
 
 
-def are_built(spec: Spec) -> bool:
-    """Whether the spec's model becomes plans that a GPU worker builds."""
-    return spec.convert.to == "tensorrt" and options_of(spec).builder == "worker"
-
-
-def options_of(spec: Spec) -> TensorRT:
-    """The spec's section `convert.tensorrt`, or its defaults."""
-    return spec.convert.tensorrt or TensorRT()
-
-
 def plan_id(servable_id: str, kind: str) -> str:
     """Where the plan for one kind of GPU waits until it is put together with the others."""
     return digest("plan", servable_id, kind)[:32]
@@ -60,7 +49,7 @@ class Plans:
 
     def __init__(self, spec: Spec, store: Repository, conversions: Conversions) -> None:
         self.spec = spec
-        self.options = options_of(spec)
+        self.options = spec.convert.plans or TensorRT()
         self.store = store
         self.conversions = conversions
         self.progress = conversions.progress
@@ -112,7 +101,7 @@ class Plans:
             if cache and not isinstance(found, Conversion):
                 cache.keep(key, Conversion(servable=converted.servable, files=files), made)
             built = BuiltPlan(kind=kind, id=identity, plan=tensorrt.read(made), files=files)
-            self._put(identity, files, made, built.model_dump_json(indent=1))
+            leave(self.store, self.spec.name, identity, _items(files, made), built)
         return built
 
     def _key(self, converted: Converted, tools: dict[str, str]) -> str:
@@ -191,7 +180,7 @@ class Plans:
                 update={"settings": tensorrt.config(plans), "plans": tuple(plan.model_dump(mode="json") for plan in plans)}
             )
             whole = converted.model_copy(update={"servable": servable, "files": files.files(), "servable_id": servable_id})
-            self._put(servable_id, whole.files, files.path, whole.model_dump_json(indent=1))
+            leave(self.store, self.spec.name, servable_id, _items(whole.files, files.path), whole)
         return whole
 
     def _check_servers(self, built: Iterable[BuiltPlan], servers: Servers) -> None:
@@ -216,13 +205,6 @@ class Plans:
             target.parent.mkdir(parents=True, exist_ok=True)
             self.store.fetch(self.store.origin(place / file.sha256), target)
 
-    def _put(self, identity: str, files: Iterable[FileDigest], folder: Path, record: str) -> None:
-        items = [Item(file, folder / file.path).named(file.sha256) for file in files]
-        place = self.store.servable_place(self.spec.name, identity)
-        self.store.put(place, items, first={NOTE_FILE: ServableNote().model_dump_json()}, last={SERVABLE_FILE: record})
 
-
-def accelerated(spec: Spec, servable: Servable) -> Servable:
-    """The ONNX servable with what tells Triton to let TensorRT accelerate it (`builder: triton`)."""
-    settings: dict[str, Any] = tensorrt.acceleration.config(servable, options_of(spec))
-    return servable.model_copy(update={"settings": settings})
+def _items(files: Iterable[FileDigest], folder: Path) -> list[Item]:
+    return [Item(file, folder / file.path) for file in files]

@@ -56,6 +56,27 @@ class Convert(Section):
     python: PythonBackend = Field(default=PythonBackend(), description="options of `to: python`")
     tensorrt: TensorRT | None = Field(default=None, description="options of `to: tensorrt`")
 
+    @property
+    def form(self) -> Literal["onnx", "torchscript", "python", "as-is"]:
+        """What the flavor's converter makes: of `to: tensorrt`, it is the ONNX model."""
+        return "onnx" if self.to == "tensorrt" else self.to
+
+    @property
+    def plans(self) -> TensorRT | None:
+        """How TensorRT plans are built on GPU workers; None where none are."""
+        options = self._tensorrt
+        return options if options is not None and options.builder == "worker" else None
+
+    @property
+    def acceleration(self) -> TensorRT | None:
+        """How Triton lets TensorRT accelerate the ONNX model; None where it does not."""
+        options = self._tensorrt
+        return options if options is not None and options.builder == "triton" else None
+
+    @property
+    def _tensorrt(self) -> TensorRT | None:
+        return (self.tensorrt or TensorRT()) if self.to == "tensorrt" else None
+
     def recipe(self) -> dict[str, Any]:
         """What beside `to` decides the files, where it is not the default: not the limits, the caches, the tolerances, or which workers."""
         whole = self.model_dump(mode="json", exclude_defaults=True, exclude={"to", "timeout_seconds", "memory_mib", "cache", "parity"})

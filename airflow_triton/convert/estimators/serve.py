@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from airflow_triton.convert.base import Arrays, Run
@@ -54,12 +55,7 @@ def serve(
     onnx_files.declare(graph, (*seen.inputs, *outputs))
     into.write(onnx_files.MODEL_FILE, graph.SerializeToString(deterministic=True))
     onnx_files.check(path, of=model.folder)
-    return Servable(
-        backend="onnxruntime",
-        default_model_filename=onnx_files.MODEL_FILE,
-        inputs=seen.inputs,
-        outputs=outputs,
-        batching=seen.batching,
+    return replace(seen, outputs=outputs).servable(
         flavor=flavor,
         converter=converter,
         tools={name: importlib.metadata.version(name) for name in (*tools, "onnx", "onnxruntime")},

@@ -31,13 +31,14 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
     shapes = _input_shapes(model, graph, example)
     notes = []
     if options.simplify:
-        entry, told = onnx_simplify.write(source, into)
+        entry = onnx_files.MODEL_FILE
+        graph, told = onnx_simplify.write(source, into)
         notes.append(told)
     else:
         entry = onnx_files.copy(source, into, graph)
     path = into.path / entry
     if options.to == "onnx":
-        fitting, told = onnx_opset.fit(onnx_files.read(path), opset=options.opset, ir_version=options.ir_version, of=source)
+        fitting, told = onnx_opset.fit(graph, opset=options.opset, ir_version=options.ir_version, of=source)
         if told:
             into.write(entry, fitting.SerializeToString(deterministic=True))
             notes.append(told)
@@ -45,17 +46,12 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
     signature.check(model, seen.inputs, seen.outputs)
     changed = _correct(into, entry, seen, to=options.to) or bool(notes)
     onnx_files.check(path, of=source)
-    return Servable(
-        backend="onnxruntime",
-        default_model_filename=onnx_files.MODEL_FILE,
-        inputs=seen.inputs,
-        outputs=seen.outputs,
-        batching=seen.batching,
+    return seen.servable(
         flavor="onnx",
         converter="onnx" if changed else "as-is",
         tools={name: importlib.metadata.version(name) for name in ("onnx", "onnxruntime")},
         entry=entry,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 

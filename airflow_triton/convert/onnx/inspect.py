@@ -49,6 +49,23 @@ class Inspection:
     observed: bool
     corrected: tuple[str, ...]
 
+    def servable(
+        self, *, flavor: str, converter: str, tools: Mapping[str, str], entry: str | None = None, notes: Sequence[str] = ()
+    ) -> Servable:
+        """What Triton's onnxruntime backend serves of the graph; `tools` are the versions of what made it."""
+        return Servable(
+            backend="onnxruntime",
+            default_model_filename=onnx_files.MODEL_FILE,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            batching=self.batching,
+            flavor=flavor,
+            converter=converter,
+            tools=dict(tools),
+            entry=entry,
+            notes=tuple(notes),
+        )
+
 
 def open_session(path: Path) -> Any:
     """An onnxruntime session on the CPU.

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow_triton.convert.onnx import files as onnx_files
 from airflow_triton.convert.version_folder import VersionFolder
 from airflow_triton.errors import ConversionError
 from airflow_triton.repository import external_data
 
+if TYPE_CHECKING:
+    import onnx
+
 LARGEST = 2**31
 """Bytes that one protobuf message can have: the simplifier works on the whole model in memory."""
 
 
-def write(path: Path, into: VersionFolder) -> tuple[str, str]:
-    """Write the simplified graph of a file as `model.onnx`, weights inside; its path, and what was done.
+def write(path: Path, into: VersionFolder) -> tuple[onnx.ModelProto, str]:
+    """Write the simplified graph of a file as `model.onnx`, weights inside; answer it, and what was done.
 
     Raises:
         ConversionError: the model is too large for it, or the simplifier fails or is not installed.
@@ -36,4 +40,4 @@ def write(path: Path, into: VersionFolder) -> tuple[str, str]:
         reason = f"{type(error).__name__}: {onnx_files.one_line(error)}"
         raise ConversionError(f"{path}: onnxslim cannot simplify the graph: {reason}; leave `convert.simplify` out") from error
     into.write(onnx_files.MODEL_FILE, slim.SerializeToString(deterministic=True))
-    return onnx_files.MODEL_FILE, f"onnxslim made {len(slim.graph.node)} nodes of {len(graph.graph.node)}"
+    return slim, f"onnxslim made {len(slim.graph.node)} nodes of {len(graph.graph.node)}"

@@ -33,12 +33,7 @@ def convert(model: MlflowModel, into: VersionFolder, *, options: Options, exampl
     onnx_files.declare(graph, (*seen.inputs, *seen.outputs))
     into.write(onnx_files.MODEL_FILE, graph.SerializeToString(deterministic=True))
     onnx_files.check(file, of=model.folder)
-    return Servable(
-        backend="onnxruntime",
-        default_model_filename=onnx_files.MODEL_FILE,
-        inputs=seen.inputs,
-        outputs=seen.outputs,
-        batching=seen.batching,
+    return seen.servable(
         flavor=tensorflow_model.flavor_of(model),
         converter="tf2onnx",
         tools=tensorflow_model.versions("tf2onnx", "onnx", "onnxruntime"),

@@ -82,12 +82,7 @@ def serve(
     onnx_files.check(path, of=model.folder)
     if not seen.batching and all(spec.shape[:1] == (-1,) for spec in inputs):
         notes = (*notes, NOT_BATCHED)
-    return Servable(
-        backend="onnxruntime",
-        default_model_filename=onnx_files.MODEL_FILE,
-        inputs=seen.inputs,
-        outputs=seen.outputs,
-        batching=seen.batching,
+    return seen.servable(
         flavor=flavor,
         converter=converter,
         notes=notes,
