@@ -13,6 +13,9 @@ from rich.table import Table
 
 say = Console(stderr=True, highlight=False, soft_wrap=True)
 """Everything that is not data."""
+_out = Console(highlight=False, markup=False, soft_wrap=True)
+_FIGURES_SHOWN = 4
+_NEVER_SERVED = ("rejected", "failed", "refused")
 
 
 def show(data: Any, table: Callable[[], Table | str], *, as_json: bool) -> None:
@@ -38,13 +41,69 @@ class Progress:
 
 
 def status_table(rows: Sequence[Any]) -> Table:
-    """The table of `status` and of the demo: a row for each model."""
+    """The table of `status` and of the demo: a row for each model, and where its servers differ one for each of them."""
     table = Table("name", "model", "registered", "stored", "serves", "last verdict")
     for row in rows:
-        serves = ", ".join(sorted({_versions(server.ready) for server in row.servers}))
+        serves = sorted({_versions(server.ready) for server in row.servers})
         verdict = f"version {row.verdict_version} {row.verdict}" if row.verdict else "none"
-        table.add_row(row.name, row.model or "unknown", _text(row.registered), _text(row.stored), serves, verdict)
+        table.add_row(row.name, row.model or "unknown", _text(row.registered), _text(row.stored), ", ".join(serves), verdict)
+        for server in row.servers if len(serves) > 1 else ():
+            table.add_row(f"  {server.server}", "", "", "", _versions(server.ready), "")
     return table
+
+
+def plan_table(plans: Sequence[Any]) -> Table:
+    """The table of `plan`: a row for each spec."""
+    table = Table("name", "action", "registered", "stored", "serves", "files")
+    for plan in plans:
+        serves = ", ".join(sorted({_versions(server.ready) for server in plan.servers}))
+        table.add_row(plan.name, plan.action, _text(plan.registered), _text(plan.released), serves, plan.conversion or "")
+    return table
+
+
+def plan_text(plan: Any) -> None:
+    """What a plan says beside its row, on stdout: why, and the change of config.pbtxt. Nothing where there is nothing to do."""
+    if plan.action == "nothing":
+        return
+    _out.print(f"\n{plan.name}: {plan.action}")
+    for reason in plan.why:
+        _out.print(f"  {reason}")
+    if plan.conversion is not None and not plan.config_known:
+        _out.print("  config.pbtxt is made of the converted model; known before is what the spec's `config` changes in the released one:")
+        _out.print("" if plan.config_diff else "  nothing")
+    if plan.config_diff:
+        _diff(plan.config_diff)
+
+
+def history_table(events: Sequence[Any]) -> Table:
+    """The table of `history`: a row for each release, and for each version that was rejected."""
+    table = Table("since", "version", "how", "by", "MLflow", "digest", "verdict", "alias", "can serve again")
+    for event in events:
+        again = "" if event.how in _NEVER_SERVED else "yes" if event.stored else "removed"
+        digest = (event.digest or "")[:12]
+        row = (event.at, str(event.version), event.how, event.by, event.source, digest, _verdict(event), event.alias, again)
+        table.add_row(*(cell or "" for cell in row))
+    return table
+
+
+def _verdict(event: Any) -> str:
+    """A verdict with its figures; of a version that did not pass, why."""
+    if event.how in _NEVER_SERVED:
+        return event.verdict or ""
+    figures = [f"{name} {value:g}" for name, value in event.figures.items()]
+    word = (event.verdict or "").partition(":")[0]
+    return f"{word}: {', '.join(figures[:_FIGURES_SHOWN])}" if figures else word
+
+
+def diff_text(title: str, diff: str) -> None:
+    """A change of config.pbtxt under its title, on stdout."""
+    _out.print(f"\n{title}")
+    _diff(diff)
+
+
+def _diff(diff: str) -> None:
+    for line in diff.splitlines()[2:]:  # the names of the two sides
+        _out.print(f"  {line}", style={"+": "green", "-": "red", "@": "cyan"}.get(line[:1]))
 
 
 def fsck_table(findings: Sequence[Any]) -> Table:

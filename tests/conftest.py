@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,7 @@ import pytest
 from kept import disk, kept, seen_of_store  # noqa: F401 fixtures
 from stores.seaweed import SeaweedFS
 
-from airflow_triton.local_triton import LocalTriton
+from airflow_triton.local_triton import LocalTriton, free_port
 from airflow_triton.repository import LocalRepository, Repository, open_repository
 from airflow_triton.repository.base import MODELS, WORK
 from airflow_triton.repository.object_store.repository import ABILITIES, MARKER
@@ -22,6 +27,7 @@ from airflow_triton.repository.places import Place
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ["AIRFLOW_TRITON_CACHE"] = "false"  # each test converts for itself; those of the cache name one
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # ten processes that no test needs
 for _variable in ("TRITON_URL", "TRITON_MODEL_REPO", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
     os.environ.pop(_variable, None)
 
@@ -219,6 +225,31 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     onnx.checker.check_model(plus)
     register(uri, "plus", plus, input_example={"x": np.ones((3, 2), np.float32)})
     return uri
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tracking_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real `mlflow server` over the tests' store; answers its URL."""
+    port = free_port()
+    log = (tmp_path_factory.mktemp("mlflow-server") / "log").open("w")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri, "--port", str(port), "--workers", "1"]
+    with subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as process:
+        url = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + 90
+        while not _healthy(url):
+            assert process.poll() is None, Path(log.name).read_text()
+            assert time.monotonic() < deadline, Path(log.name).read_text()
+            time.sleep(0.2)
+        yield url
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="session")

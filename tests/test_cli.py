@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +38,6 @@ def spec(mapping: Make, tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="module")
-def mlflow_server(tracking_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `mlflow server` over the tests' store; answers its URL."""
-    port = free_port()
-    log = (tmp_path_factory.mktemp("mlflow-server") / "log").open("w")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri, "--port", str(port), "--workers", "1"]
-    with subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True) as process:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + 90
-        while not _answers(f"{url}/health"):
-            assert process.poll() is None, Path(log.name).read_text()
-            assert time.monotonic() < deadline, Path(log.name).read_text()
-            time.sleep(0.2)
-        yield url
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _answers(url: str) -> bool:
@@ -90,7 +72,7 @@ def test_life_of_a_model_from_the_shell(
     back = shell("rollback", "blobs", "--json", **where)
     assert (back.returncode, json.loads(back.stdout)["version"]) == (0, 1)
     history = json.loads(shell("history", "blobs", "--json", **where).stdout)
-    assert [(release["version"], release["how"]) for release in history] == [(1, "rollback"), (3, "promote"), (1, "promote")]
+    assert [(event["version"], event["how"]) for event in history] == [(1, "rollback"), (3, "promote"), (2, "rejected"), (1, "promote")]
     assert [row["version"] for row in json.loads(shell("fsck", "--json", **where).stdout)] == [1, 3]
     (repository.path(repository.version_place("blobs", 1)) / "model.onnx").unlink()
     damaged = shell("fsck", **where)
@@ -181,7 +163,7 @@ def test_schema_is_printed() -> None:
     assert "validate" in json.loads(shell("schema").stdout)["properties"]
 
 
-@pytest.mark.parametrize("command", ["apply", "status", "rollback", "history", "adopt", "fsck", "serve", "schema", "demo"])
+@pytest.mark.parametrize("command", ["apply", "plan", "status", "rollback", "history", "delete", "adopt", "fsck", "serve", "schema", "demo"])
 def test_help_teaches(command: str) -> None:
     """Every command has a help that says what it does and takes --json."""
     told = shell(command, "--help").stdout

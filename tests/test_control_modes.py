@@ -20,7 +20,7 @@ from airflow_triton.hooks import AirflowConnections
 from airflow_triton.local_triton import LocalTriton, free_port
 from airflow_triton.registry import Registry
 from airflow_triton.repository import LocalRepository
-from airflow_triton.rollout import Outcome, Rollout, control, deploy, find_target, opened, rollback
+from airflow_triton.rollout import Deleted, Outcome, Rollout, control, delete, deploy, find_target, opened, rollback
 from airflow_triton.rollout.serving import Servers
 from airflow_triton.rollout.trial import TRIAL_SERVER
 from airflow_triton.sensors.ready import ModelReadySensor
@@ -372,3 +372,36 @@ def test_command_line_takes_the_mode(polled: Make, polling: LocalTriton) -> None
     assert (refused.exit_code, done.exit_code) == (1, 0)
     with client_of(polling) as client:
         assert client.ready_versions("blobs") == (1,)
+
+
+def gone(mapping: Mapping) -> Deleted:
+    """Delete the spec's model."""
+    spec = spec_from_mapping(mapping)
+    with find_target(spec).connected() as fleets:
+        return delete(spec.name, fleets, Registry(spec.tracking_uri))
+
+
+def test_poll_notices_a_deletion(polled: Make, polling: LocalTriton) -> None:
+    """The files go, and it ends when the server has let go of the model."""
+    run(polled(1))
+    outcome = gone(polled(1))
+    assert (outcome.action, outcome.warnings) == ("deleted", ())
+    with client_of(polling) as client:
+        assert client.ready_versions("blobs") == ()
+    assert LocalRepository(polling.repository).models() == []
+
+
+def test_none_says_that_a_deleted_model_serves_until_a_restart(tracking_uri: str, holdout: Any, tmp_path: Path) -> None:
+    """The files go at once; a warning says what the server does, which is true, and a restart ends it."""
+    with LocalTriton(tmp_path / "models", extra_args=ARGUMENTS) as server:
+        run(made(server, "explicit", tracking_uri, holdout)(1))
+    with LocalTriton(tmp_path / "models", mode="none", extra_args=ARGUMENTS) as server, client_of(server) as client:
+        make = made(server, "none", tracking_uri, holdout)
+        assert client.ready_versions("blobs") == (1,)
+        outcome = gone(make(1))
+        assert [warning.partition(";")[0] for warning in outcome.warnings] == ["restart: NONE mode"]
+        assert client.ready_versions("blobs") == (1,)
+        assert LocalRepository(server.repository).models() == []
+        server.stop()
+        server.start()
+        assert client.ready_versions("blobs") == ()

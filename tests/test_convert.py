@@ -173,7 +173,7 @@ def test_sklearn_models_answer_as_ONNX_as_they_do_themselves(kind: str, tmp_path
     if kind != "column-transformer-with-text":
         assert shapes(servable.inputs) == {"input": ("FP32", (-1, 4))}
     assert child.input_example(str(source), description, str(tmp_path / "in.npz"))
-    child.reference(str(source), description, str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
+    child.reference(str(source), description, [str(tmp_path / "in.npz")], [str(tmp_path / "out.npz")])
     expected = tensors.load_arrays(tmp_path / "out.npz")
     session = onnxruntime.InferenceSession(str(tmp_path / "1" / "model.onnx"))
     given = tensors.load_arrays(tmp_path / "in.npz")
@@ -533,7 +533,7 @@ def test_external_data_travels_with_its_graph_through_the_child(external: Path, 
     assert data[0].stat().st_mode & 0o077
     assert (servable.batching, shapes(servable.outputs)) == (True, {"y": ("FP32", (-1, 1000))})
     assert conversion.input_example(external, servable, tmp_path / "in.npz")
-    conversion.reference(external, servable, tmp_path / "in.npz", tmp_path / "out.npz")
+    conversion.reference(external, servable, [tmp_path / "in.npz"], [tmp_path / "out.npz"])
     answers = inspect_onnx.open_session(folder / "model.onnx").run(["y"], tensors.load_arrays(tmp_path / "in.npz"))
     np.testing.assert_array_equal(answers[0], tensors.load_arrays(tmp_path / "out.npz")["y"])
 

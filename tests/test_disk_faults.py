@@ -33,12 +33,23 @@ Make = Callable[..., dict[str, Any]]
 
 
 class Mounted(Disk):
-    """A repository on a file system of its own, of 4 MiB and 256 inodes."""
+    """A repository on a file system of its own, of 4 MiB and 256 inodes, once that is mounted."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.mount = folder / "mounted"
+        self.mount.mkdir()
         self.store = LocalRepository(self.mount / "models")
+
+    def mount_or_why(self) -> str:
+        """Mount it; answer why this user may not, "" where that is done."""
+        command = ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=256", "tmpfs", self.mount]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        return f"no file system can be mounted here (root may do so): {done.stderr.strip()}" if done.returncode else ""
+
+    def unmount(self) -> None:
+        """Take it away, with what is on it."""
+        subprocess.run(["umount", "-l", self.mount], check=True, capture_output=True)
 
     @property
     def ballast(self) -> Path:
@@ -76,14 +87,10 @@ class Mounted(Disk):
 def mounted(tmp_path: Path) -> Iterator[Mounted]:
     """An empty one. Skipped where this user may not mount."""
     made = Mounted(tmp_path)
-    made.mount.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=256", "tmpfs", made.mount], check=False, capture_output=True, text=True
-    )
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here (root may do so): {done.stderr.strip()}")
+    if why := made.mount_or_why():
+        pytest.skip(why)
     yield made
-    subprocess.run(["umount", "-l", made.mount], check=True, capture_output=True)
+    made.unmount()
 
 
 def _refused(call: Callable[[], object], *told: str) -> None:

@@ -253,7 +253,7 @@ def test_there_is_no_original_to_compare_with(tmp_path: Path) -> None:
     np.savez(tmp_path / "in.npz", input=INPUT)
 
     with pytest.raises(ValidationDataError, match=r"validate\.parity: false.*validate\.metrics"):
-        child.reference(str(tmp_path / "logged"), servable.model_dump(mode="json"), str(tmp_path / "in.npz"), str(tmp_path / "out.npz"))
+        child.reference(str(tmp_path / "logged"), servable.model_dump(mode="json"), [str(tmp_path / "in.npz")], [str(tmp_path / "out.npz")])
     assert [conversion.has_original(flavors) for flavors in (["triton"], ["onnx", "python_function"])] == [False, True]
 
 

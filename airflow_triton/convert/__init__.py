@@ -6,7 +6,7 @@ Nothing heavy is imported here: MLflow, ONNX and the model itself are loaded in 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -143,7 +143,7 @@ def _agreeing(made: Conversion, model_dir: Path) -> Conversion:
     raise RejectedError(reason, report=made.agreement)
 
 
-def reference(model_dir: Path, servable: Servable, inputs: Path, outputs: Path, *, child: ChildProcess = HERE) -> None:
+def reference(model_dir: Path, servable: Servable, inputs: Sequence[Path], outputs: Sequence[Path], *, child: ChildProcess = HERE) -> None:
     """Write the MLflow model's OWN answers to the inputs: what a converted model is compared with.
 
     sklearn: `predict` gives the output `label` (or a regressor's `variable`), `predict_proba` gives `probabilities`; where a
@@ -153,8 +153,9 @@ def reference(model_dir: Path, servable: Servable, inputs: Path, outputs: Path, 
     Args:
         model_dir: the downloaded MLflow model.
         servable: what `convert` made of it.
-        inputs: an .npz with one array per input of the servable, full shapes, batch axis included.
-        outputs: the .npz to write: one array per output of the servable, of its element type and a shape that it allows.
+        inputs: files, each an .npz with one array per input of the servable, full shapes, batch axis included. The model is loaded once,
+            and one file is in memory at a time.
+        outputs: the .npz to write for each: one array per output of the servable, of its element type and a shape that it allows.
         child: which Python asks the model, and its limits of time and memory.
 
     Raises:
@@ -167,8 +168,8 @@ def reference(model_dir: Path, servable: Servable, inputs: Path, outputs: Path, 
         {
             "model_dir": str(model_dir),
             "servable": servable.model_dump(mode="json"),
-            "inputs": str(inputs),
-            "outputs": str(outputs),
+            "inputs": [str(each) for each in inputs],
+            "outputs": [str(each) for each in outputs],
         },
         child=child,
         what=f"asking the MLflow model in {model_dir}",

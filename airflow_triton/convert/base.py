@@ -162,19 +162,24 @@ def route_of(model: MlflowModel, form: Form) -> Route:
         ConversionError: there is none; it names both sides and what to do.
 
     """
+    return route_from(model.flavors, form, where=model.folder)
+
+
+def route_from(flavors: Collection[str], form: Form, *, where: object) -> Route:
+    """As `route_of`, of a model whose flavors alone are known; `where` names it in the error."""
     for route in ROUTES:
-        if route.flavor in model.flavors and route.form == form:
+        if route.flavor in flavors and route.form == form:
             return route
-    had = ", ".join(sorted(model.flavors))
-    others = forms_of(model.flavors)
+    had = ", ".join(sorted(flavors))
+    others = forms_of(flavors)
     if not others:
         known = ", ".join(dict.fromkeys(route.flavor for route in ROUTES))
         raise ConversionError(
-            f"{model.folder}: the model has the flavors {had}; only models with one of {known} can be converted. Export it to ONNX in "
+            f"{where}: the model has the flavors {had}; only models with one of {known} can be converted. Export it to ONNX in "
             "the training code and log that with mlflow.onnx.log_model"
         )
     remedy = " (`to: python` serves any model by Triton's Python backend)" if "python" in others else ""
-    raise ConversionError(f"{model.folder}: a model of {had} cannot become `to: {form}`; valid: {', '.join(others)}{remedy}")
+    raise ConversionError(f"{where}: a model of {had} cannot become `to: {form}`; valid: {', '.join(others)}{remedy}")
 
 
 def forms_of(flavors: Collection[str]) -> tuple[Form, ...]:

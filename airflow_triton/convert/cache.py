@@ -65,6 +65,13 @@ class ConversionCache:
     def __str__(self) -> str:
         return str(self.repository)
 
+    def look(self, key: str) -> Conversion | None:
+        """What an entry says of itself, its files unread; None where there is none, or none that can be read."""
+        with contextlib.suppress(DeployError, OSError, ValidationError):
+            if stored := self.repository.read(MODELS / key / DESCRIPTION):
+                return Conversion.model_validate_json(stored.text)
+        return None
+
     def fetch(self, key: str, into: Path) -> Conversion | str | None:
         """Bring the files of an entry into the empty folder `into`. None: there is no entry; a text: what is wrong with it."""
         place = MODELS / key

@@ -6,7 +6,7 @@ They can be called in any process that has MLflow; nothing here changes the proc
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,17 +43,17 @@ def convert(
     ).model_dump(mode="json")
 
 
-def reference(model_dir: str, servable: dict[str, Any], inputs: str, outputs: str) -> None:
+def reference(model_dir: str, servable: dict[str, Any], inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """See `airflow_triton.convert.reference`."""
     model = mlmodel.read(Path(model_dir))
     served = Servable.model_validate(servable)
-    given = tensors.load_arrays(Path(inputs))
+    specs = {spec.name: spec for spec in served.outputs}
     with _needed_for(served.flavor):
         ask = base.original_of(served).original(model, served)
-        answers = ask(examples.by_name(given, served, what=inputs))
-    specs = {spec.name: spec for spec in served.outputs}
-    fitted = {name: tensors.fit(answers[name], spec, what=f"the model's own {name!r}") for name, spec in specs.items()}
-    tensors.save_arrays(Path(outputs), fitted)
+        for given, wanted in zip(inputs, outputs, strict=True):
+            answers = ask(examples.by_name(tensors.load_arrays(Path(given)), served, what=given))
+            fitted = {name: tensors.fit(answers[name], spec, what=f"the model's own {name!r}") for name, spec in specs.items()}
+            tensors.save_arrays(Path(wanted), fitted)
 
 
 def input_example(model_dir: str, servable: dict[str, Any], inputs: str) -> bool:

@@ -75,7 +75,21 @@ def read(folder: Path) -> MlflowModel:
 
     path = folder / "MLmodel"
     try:
-        meta = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return understood(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
+    except FileNotFoundError as error:
+        raise ConversionError(f"{folder} is no MLflow model: it has no MLmodel file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConversionError(f"{path} cannot be understood as an MLmodel file: {error!r}") from error
+
+
+def understood(meta: Any, folder: Path) -> MlflowModel:
+    """What the content of the MLmodel file of `folder` says.
+
+    Raises:
+        ConversionError: it cannot be understood.
+
+    """
+    try:
         signature = meta.get("signature") or {}
         return MlflowModel(
             folder=folder,
@@ -84,10 +98,8 @@ def read(folder: Path) -> MlflowModel:
             outputs=_fields(signature.get("outputs")),
             meta=meta,
         )
-    except FileNotFoundError as error:
-        raise ConversionError(f"{folder} is no MLflow model: it has no MLmodel file") from error
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConversionError(f"{path} cannot be understood as an MLmodel file: {error!r}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConversionError(f"{folder / 'MLmodel'} cannot be understood as an MLmodel file: {error!r}") from error
 
 
 def _fields(text: str | None) -> tuple[Field, ...] | None:

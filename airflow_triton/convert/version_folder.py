@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 from airflow_triton.repository.content import check_files
-from airflow_triton.repository.local_files import copy
+from airflow_triton.repository.local_files import copy, naming
 from airflow_triton.repository.manifest import FileDigest, digest_files
 
 _READABLE = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
@@ -30,7 +30,8 @@ class VersionFolder:
         """Write a file, or write it anew; answer where it lies."""
         path = self._place(name)
         path.unlink(missing_ok=True)
-        path.write_bytes(content)
+        with naming(path):
+            path.write_bytes(content)
         self._digests[name] = hashlib.sha256(content).hexdigest()
         return path
 

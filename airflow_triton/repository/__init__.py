@@ -2,6 +2,7 @@
 
 from airflow_triton.repository.adoption import Adoption, ForeignModel, adopt, foreign
 from airflow_triton.repository.base import Repository
+from airflow_triton.repository.deletion import Claim, DeletionNote, claim
 from airflow_triton.repository.fsck import Finding, fsck
 from airflow_triton.repository.garbage import CandidateNote, ServableNote, stale_candidates, sweep
 from airflow_triton.repository.layout import candidate_name, check_model_name, mode_probe
@@ -11,11 +12,22 @@ from airflow_triton.repository.opening import open_repository
 from airflow_triton.repository.places import Item, StoredConfig, items_in
 from airflow_triton.repository.release import Release
 from airflow_triton.repository.survey import StoredModel, stored_model, survey
-from airflow_triton.repository.transaction import commit, prune, publish, releases, revert, store_version
+from airflow_triton.repository.transaction import (
+    commit,
+    prune,
+    publish,
+    releases,
+    revert,
+    still_loaded,
+    store_version,
+    superfluous,
+)
 
 __all__ = [
     "Adoption",
     "CandidateNote",
+    "Claim",
+    "DeletionNote",
     "FileDigest",
     "Finding",
     "ForeignModel",
@@ -31,6 +43,7 @@ __all__ = [
     "adopt",
     "candidate_name",
     "check_model_name",
+    "claim",
     "commit",
     "digest_files",
     "foreign",
@@ -44,8 +57,10 @@ __all__ = [
     "revert",
     "same_files",
     "stale_candidates",
+    "still_loaded",
     "store_version",
     "stored_model",
+    "superfluous",
     "survey",
     "sweep",
 ]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from airflow_triton.errors import RepositoryError
 from airflow_triton.repository.base import MODELS, SERVABLES, Repository
+from airflow_triton.repository.deletion import DELETIONS, deletions
 from airflow_triton.repository.garbage import (
     SERVABLE_DAYS,
     Waiting,
@@ -24,9 +25,10 @@ from airflow_triton.spec.values import CANDIDATE_MARK
 class Finding(BaseModel):
     """One version, or (`version` None) a model as a whole, or something that attempts left. `role` says what depends on it.
 
-    `serves`: the version that config.pbtxt lets serve; a damage hurts the live model at the next load. `kept`: it can be rolled back
-    to. `unused`: no release names it; what a dead attempt left. `foreign`: not published by this package, and not looked into.
+    `serves`: config.pbtxt names it, for it serves or stays loaded; a damage hurts the live model at the next load. `kept`: it can be
+    rolled back to. `unused`: no release names it; what a dead attempt left. `foreign`: not published by this package, and not looked into.
     `candidate` and `converted`: of a deployment that is not finished. `staging`: a folder whose process died. `upload`: not finished.
+    `deletion`: of the whole model; not finished.
 
     `problems` are damages. Whatever a clean-up removes is none, and has `removed_by`, which says what does so, `about` in words,
     `where` it lies, `size` in bytes and `since` when, as far as that is known. `stale`: whether nobody can use it any more; None where
@@ -37,7 +39,7 @@ class Finding(BaseModel):
 
     model: str | None
     version: int | None
-    role: Literal["serves", "kept", "unused", "foreign", "candidate", "converted", "staging", "upload"]
+    role: Literal["serves", "kept", "unused", "foreign", "candidate", "converted", "staging", "upload", "deletion"]
     problems: tuple[str, ...] = ()
     where: str | None = None
     about: str | None = None
@@ -56,6 +58,7 @@ def fsck(repository: Repository, *, progress: Callable[[str], None] = lambda _: 
     findings += _candidates(repository, names)
     findings += _converted(repository)
     findings += _staging(repository)
+    findings += _deletions(repository)
     try:
         findings += [_upload(repository, upload) for upload in repository.unfinished_uploads()]
     except RepositoryError as error:
@@ -73,13 +76,13 @@ def _model(repository: Repository, model: str, progress: Callable[[str], None]) 
         _unless_unreachable(error)
         ours = any(_has_manifest(repository, model, version) for version in versions)
         return [Finding(model=model, version=None, role="serves" if ours else "foreign", problems=(str(error),) if ours else ())]
-    serving = found[-1].version if found else None
+    serving = found[-1].versions if found else ()
     released = {release.version for release in found}
     findings = []
-    for version in sorted({*versions, *([serving] if serving is not None else [])}):
+    for version in sorted({*versions, *serving}):
         progress(f"fsck: `{model}` version {version}")
         if version in released:
-            role: Literal["serves", "kept"] = "serves" if version == serving else "kept"
+            role: Literal["serves", "kept"] = "serves" if version in serving else "kept"
             findings.append(Finding(model=model, version=version, role=role, problems=_problems(repository, model, version)))
         elif not _has_manifest(repository, model, version):
             findings.append(Finding(model=model, version=version, role="foreign"))
@@ -201,6 +204,18 @@ def _staging(repository: Repository) -> Iterator[Finding]:
             stale=True,
             removed_by="the next apply of any model",
             **_lying(repository, place),
+        )
+
+
+def _deletions(repository: Repository) -> Iterator[Finding]:
+    for model in deletions(repository):
+        yield Finding(
+            model=model,
+            version=None,
+            role="deletion",
+            about="it was begun and has not ended",
+            removed_by=f"airflow-triton delete {model}",
+            **_lying(repository, DELETIONS / model),
         )
 
 

@@ -30,6 +30,17 @@ def told(what: str) -> Iterator[None]:
         raise RepositoryError(f"{what}: {error.strerror or error}") from None
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let what the operating system refuses of an open file say which file that is: a write to a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file that never changes a second name; where the file system has no hard links, copy it."""
     try:
@@ -47,7 +58,12 @@ def copy(source: Path, target: Path, *, durable: bool = True) -> str:
     overlap: a thread digests what the kernel has copied.
     """
     digest, at = hashlib.sha256(), 0
-    with source.open("rb", buffering=0) as reading, target.open("xb+", buffering=0) as writing, ThreadPoolExecutor(1) as digesting:
+    with (
+        naming(target),
+        source.open("rb", buffering=0) as reading,
+        target.open("xb+", buffering=0) as writing,
+        ThreadPoolExecutor(1) as digesting,
+    ):
         pieces = []
         while count := _copy_piece(reading, writing):
             pieces.append(digesting.submit(_digest_piece, digest, writing.fileno(), at, count))

@@ -57,7 +57,8 @@ class Manifest(BaseModel):
 
     `servable_id` says what the files were made of (source, conversion and its tools): equal ids mean that nothing has to be
     converted again. `config` is the config.pbtxt, without version policy, that the version was validated with. Of a version
-    that was taken over, neither `source` nor `servable` is known; `mlflow_uri` is what NVIDIA's plugin noted.
+    that was taken over, neither `source` nor `servable` is known; `mlflow_uri` is what NVIDIA's plugin noted. `by`, `verdict` and
+    `figures` are of the validation that it was stored after, as in the journal; manifests of before have none of them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,6 +71,9 @@ class Manifest(BaseModel):
     config: str
     probe: Probe | None = None
     mlflow_uri: str | None = None
+    by: str | None = None
+    verdict: str | None = None
+    figures: dict[str, float] = Field(default_factory=dict)
     created_at: str = Field(default_factory=now)
 
     def is_of(self, servable_id: str) -> bool:

@@ -29,7 +29,12 @@ class Release(BaseModel):
 
     `id` is the deployment's identity: stable over retries, new when the model, its conversion or its configuration changes.
     `servable_id` is the manifest's of the version that served. `alias` is the alias in MLflow that follows what serves. `original` is
-    the text of the config.pbtxt that was taken over, with its comments.
+    the text of the config.pbtxt that was taken over, with its comments. `loaded` are the versions that stayed loaded beside it, all of
+    them lower: a request that names no version goes to the highest that is loaded (Triton's rule).
+
+    `by` is who released it, `source` and `digest` are MLflow's model version (`models:/NAME/VERSION`) and its content, `verdict` and
+    `figures` what its validation found, in short. A rollback keeps those of the release that it went back to, but for `by`. Journals
+    of before have none of them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,6 +47,17 @@ class Release(BaseModel):
     alias: str | None = None
     config: str
     original: str | None = None
+    loaded: tuple[int, ...] = ()
+    by: str | None = None
+    source: str | None = None
+    digest: str | None = None
+    verdict: str | None = None
+    figures: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """The versions that config.pbtxt names, in rising order: those that stayed loaded, and the one that serves."""
+        return (*sorted(self.loaded), self.version)
 
     @property
     def mlflow_version(self) -> int | None:
@@ -56,10 +72,10 @@ class Release(BaseModel):
 def render(releases: Sequence[Release]) -> str:
     """The text of config.pbtxt that makes the last of `releases` serve, and remembers the others."""
     current = releases[-1]
-    body = model_config.render(model_config.with_versions(model_config.parse(current.config), [current.version]))
+    body = model_config.render(model_config.with_versions(model_config.parse(current.config), current.versions))
     rows = []
     for release in releases[-MOST_RELEASES:]:
-        row = release.model_dump(mode="json", exclude={"original"} if release.original is None else None)
+        row = release.model_dump(mode="json", exclude_none=True)
         if release.config == current.config:
             row["config"] = None  # the same as the file's own
         rows.append(row)
@@ -92,9 +108,9 @@ def parse(text: str, where: str) -> list[Release]:
         releases = [Release.model_validate({**row, "config": row["config"] or body}) for row in journal["releases"]]
     except (ValueError, KeyError, TypeError, ValidationError) as error:
         raise RepositoryError(f"{where}: its journal is damaged: {error}") from None
-    if not releases or model_config.versions(config) != (releases[-1].version,):
+    if not releases or model_config.versions(config) != releases[-1].versions:
         raise RepositoryError(
             f"{where} was edited by hand: it serves versions {model_config.versions(config)}, its journal says "
-            f"{releases[-1].version if releases else 'nothing'}; put the version policy back, or remove the journal line to disown it"
+            f"{releases[-1].versions if releases else 'nothing'}; put the version policy back, or remove the journal line to disown it"
         )
     return releases

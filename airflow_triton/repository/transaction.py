@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from airflow_triton.errors import ConflictError, RepositoryError
 from airflow_triton.repository import release as journal
@@ -169,6 +170,33 @@ def kept_versions(found: Sequence[Release], keep: int) -> list[int]:
     return newest_first[: keep + 1]
 
 
+def superfluous(repository: Repository, model: str, found: Sequence[Release], *, keep: int) -> list[int]:
+    """The stored versions of ours that neither serve by the releases `found` nor are among the last `keep` that did."""
+    kept = {*kept_versions(found, keep), *(found[-1].versions if found else ())}
+    return [version for version in repository.versions(model) if version not in kept and repository.manifest(model, version) is not None]
+
+
+def still_loaded(
+    repository: Repository, model: str, found: Sequence[Release], version: int, config: str, *, most: int, thorough: bool = True
+) -> tuple[int, ...]:
+    """Which versions may stay loaded when `version` comes to serve with `config`, in rising order: `most` of them, the last that served.
+
+    Only such as are loaded now (config.pbtxt names them), so that nothing is loaded for it; lower numbers than `version`, for the highest
+    one answers the requests that name none; released with the very same configuration, for all share one config.pbtxt; and whose files
+    are whole, for a server loads all of them or none (Triton's rule): `thorough` compares their digests, else their sizes are compared.
+    """
+    last = {release.version: release for release in found}
+    newest_first = dict.fromkeys(release.version for release in reversed(found))
+    fit = [number for number in newest_first if number in found[-1].versions and number < version and last[number].config == config]
+    whole = (number for number in fit if _is_whole(repository, model, last[number], thorough=thorough))
+    return tuple(sorted(islice(whole, most)))
+
+
+def _is_whole(repository: Repository, model: str, release: Release, *, thorough: bool) -> bool:
+    manifest = repository.manifest(model, release.version)
+    return manifest is not None and manifest.is_of(release.servable_id) and not repository.damage(model, release.version, thorough=thorough)
+
+
 def prune(repository: Repository, model: str, *, keep: int) -> list[int]:
     """Remove the versions of ours that neither serve nor are among the last `keep` that did; answer their numbers.
 
@@ -177,10 +205,7 @@ def prune(repository: Repository, model: str, *, keep: int) -> list[int]:
     with repository.locked(model):
         stored = repository.read_config(model)
         found = releases(repository, model, stored)
-        kept = kept_versions(found, keep)
-        gone = [
-            version for version in repository.versions(model) if version not in kept and repository.manifest(model, version) is not None
-        ]
+        gone = superfluous(repository, model, found, keep=keep)
         for version in gone:
             repository.remove(repository.version_place(model, version))
     return gone

@@ -22,7 +22,7 @@ def _loaded(model: str, addresses: Sequence[ServerAddress]) -> str | None:
     from google.protobuf.json_format import ParseDict
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-    for address in addresses:
+    for address in (replica for each in addresses for replica in each.replicas()):
         with TritonClient(address) as client:
             if client.ready_versions(model):
                 return model_config.render(ParseDict(client.config(model), ModelConfig()))

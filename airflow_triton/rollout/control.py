@@ -27,6 +27,8 @@ POLL_SECONDS = 120.0
 """How long a server in POLL mode may take to notice a release. Its loading comes on top."""
 FAILED_SECONDS = 20.0
 """A load that is shown as failed for so long is not an old one that is about to be repeated."""
+ALONE_SECONDS = 30.0
+"""Triton has let go of other versions when it answers a load; so long a look, before it is said that it has not."""
 LOOK_SECONDS = 0.05
 _UNLOADED = ("", "unloaded")
 
@@ -43,20 +45,31 @@ class Control(Protocol):
     def look(self, client: TritonClient, model: str, version: int, replaced: str | None) -> Loaded | None:
         """What the server has loaded of a version that is about to get another configuration than `replaced`; None: of no use."""
 
-    def serve(self, client: TritonClient, model: str, version: int, probe: Probe | None, *, config: str, before: Loaded | None) -> None:
-        """Return when the version, published with `config`, serves alone and gives the probe's answer. `before` is `look`'s answer."""
+    def serve(
+        self, client: TritonClient, model: str, versions: tuple[int, ...], probe: Probe | None, *, config: str, before: Loaded | None
+    ) -> None:
+        """Return when just these versions, published with `config`, are ready, and the last gives the probe's answer.
 
-    def follow(self, client: TritonClient, model: str, version: int, config: str) -> None:
-        """Bring the server back to this version, which config.pbtxt names again."""
+        `versions` are those that config.pbtxt names, in rising order: the last one serves. `before` is `look`'s answer.
+        """
+
+    def follow(self, client: TritonClient, model: str, versions: tuple[int, ...], config: str) -> None:
+        """Bring the server back to these versions, which config.pbtxt names again."""
 
     def withdraw(self, client: TritonClient, model: str) -> None:
         """Let go of a model whose files are about to be removed."""
+
+    def restore(self, client: TritonClient, model: str) -> None:
+        """Take back a withdrawal: the model's files stay."""
 
     def forget(self, client: TritonClient, model: str) -> None:
         """Return when a model whose files have been removed is gone from the server."""
 
     def warnings(self, version: int) -> list[str]:
         """What still has to be done by hand before a released version serves."""
+
+    def warnings_of_deletion(self) -> list[str]:
+        """What still has to be done by hand before no server has a model whose files were removed."""
 
 
 class Explicit:
@@ -75,7 +88,7 @@ class Explicit:
         self,
         client: TritonClient,
         model: str,
-        version: int,
+        versions: tuple[int, ...],
         probe: Probe | None,
         *,
         config: str,  # noqa: ARG002 the server has read it when it answers
@@ -83,10 +96,11 @@ class Explicit:
     ) -> None:
         """See Control."""
         client.load(model)
-        client.wait_ready(model, version)
-        check_probe(client, model, version, probe)
+        client.wait_ready(model, versions[-1])
+        _await_alone(client, model, versions)
+        check_probe(client, model, versions[-1], probe)
 
-    def follow(self, client: TritonClient, model: str, version: int, config: str) -> None:  # noqa: ARG002
+    def follow(self, client: TritonClient, model: str, versions: tuple[int, ...], config: str) -> None:  # noqa: ARG002
         """See Control."""
         client.load(model)
 
@@ -95,10 +109,18 @@ class Explicit:
         client.unload(model)
         client.wait_unloaded(model)
 
+    def restore(self, client: TritonClient, model: str) -> None:
+        """See Control."""
+        client.load(model)
+
     def forget(self, client: TritonClient, model: str) -> None:
         """See Control. It was withdrawn."""
 
     def warnings(self, version: int) -> list[str]:  # noqa: ARG002
+        """See Control."""
+        return []
+
+    def warnings_of_deletion(self) -> list[str]:
         """See Control."""
         return []
 
@@ -122,6 +144,9 @@ class _WithoutCalls:
     def withdraw(self, client: TritonClient, model: str) -> None:
         """See Control. There is no call for it."""
 
+    def restore(self, client: TritonClient, model: str) -> None:
+        """See Control. It never left."""
+
 
 class Poll(_WithoutCalls):
     """POLL: the server notices what is published, each time it polls."""
@@ -136,14 +161,16 @@ class Poll(_WithoutCalls):
         loaded = client.config(model, version)
         return loaded if satisfies(loaded, replaced) else None
 
-    def serve(self, client: TritonClient, model: str, version: int, probe: Probe | None, *, config: str, before: Loaded | None) -> None:
+    def serve(
+        self, client: TritonClient, model: str, versions: tuple[int, ...], probe: Probe | None, *, config: str, before: Loaded | None
+    ) -> None:
         """See Control."""
-        self._await_taken(client, model, version, config, before)
-        check_probe(client, model, version, probe)
+        self._await_taken(client, model, versions, config, before)
+        check_probe(client, model, versions[-1], probe)
 
-    def follow(self, client: TritonClient, model: str, version: int, config: str) -> None:
+    def follow(self, client: TritonClient, model: str, versions: tuple[int, ...], config: str) -> None:
         """See Control."""
-        self._await_taken(client, model, version, config, None)
+        self._await_taken(client, model, versions, config, None)
 
     def forget(self, client: TritonClient, model: str) -> None:
         """See Control."""
@@ -153,17 +180,21 @@ class Poll(_WithoutCalls):
         """See Control."""
         return []
 
-    def _await_taken(self, client: TritonClient, model: str, version: int, config: str, before: Loaded | None) -> None:
-        """Return when the version is the only one that is ready, and was loaded with `config`.
+    def warnings_of_deletion(self) -> list[str]:
+        """See Control."""
+        return []
+
+    def _await_taken(self, client: TritonClient, model: str, versions: tuple[int, ...], config: str, before: Loaded | None) -> None:
+        """Return when no other versions are ready than these, and the last, which serves, was loaded with `config`.
 
         A failed load counts where it began while we looked, or is shown for long: what was there before may be an older release's.
         """
-        started = time.monotonic()
+        version, started = versions[-1], time.monotonic()
         state, began, failed_at = "LOADING", False, None
         while True:
             rows = {row.version: row for row in client.index() if row.name == model}
-            ready = [number for number, row in rows.items() if row.state == "READY"]
-            if ready == [version] and _has_taken(client, model, version, config, before):
+            ready = sorted(number for number, row in rows.items() if number is not None and row.state == "READY")
+            if ready == list(versions) and _has_taken(client, model, version, config, before):
                 return
             now, last = time.monotonic(), state
             row = rows.get(version)
@@ -191,10 +222,12 @@ class NoControl(_WithoutCalls):
     def look(self, client: TritonClient, model: str, version: int, replaced: str | None) -> None:
         """See Control."""
 
-    def serve(self, client: TritonClient, model: str, version: int, probe: Probe | None, *, config: str, before: Loaded | None) -> None:
+    def serve(
+        self, client: TritonClient, model: str, versions: tuple[int, ...], probe: Probe | None, *, config: str, before: Loaded | None
+    ) -> None:
         """See Control. It serves after a restart; `warnings` says so."""
 
-    def follow(self, client: TritonClient, model: str, version: int, config: str) -> None:
+    def follow(self, client: TritonClient, model: str, versions: tuple[int, ...], config: str) -> None:
         """See Control. It never left."""
 
     def forget(self, client: TritonClient, model: str) -> None:
@@ -204,8 +237,21 @@ class NoControl(_WithoutCalls):
         """See Control."""
         return [f"restart: NONE mode; version {version} is released, and each server serves it once it has been started again"]
 
+    def warnings_of_deletion(self) -> list[str]:
+        """See Control."""
+        return ["restart: NONE mode; the files are removed, and each server serves the model from memory until it is started again"]
+
 
 CONTROLS: dict[Mode, Control] = {"explicit": Explicit(), "poll": Poll(), "none": NoControl()}
+
+
+def _await_alone(client: TritonClient, model: str, versions: tuple[int, ...]) -> None:
+    """Return when just these versions are ready: one that is on its way out may still be asked, but not by who names no version."""
+    deadline = time.monotonic() + ALONE_SECONDS
+    while (found := client.ready_versions(model)) != versions:
+        if time.monotonic() > deadline:
+            raise ServerError(f"{client.address} has the versions {list(found)} of `{model}` ready, config.pbtxt names {list(versions)}")
+        time.sleep(LOOK_SECONDS)
 
 
 def _has_taken(client: TritonClient, model: str, version: int, config: str, before: Loaded | None) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from airflow_triton import convert as conversion
 from airflow_triton import model_config
 from airflow_triton.convert import environments
-from airflow_triton.convert.cache import cache_key, open_cache
+from airflow_triton.convert.cache import ConversionCache, cache_key, open_cache
 from airflow_triton.errors import ConversionError, RejectedError
 from airflow_triton.isolate import ChildProcess
 from airflow_triton.registry import ModelSource, Registry
@@ -64,7 +64,7 @@ class Conversions:
             RejectedError: the converted model does not answer as the MLflow model does.
 
         """
-        cache = open_cache(self.rules.cache) if conversion.is_costly(source.flavors, self.rules.form) else None
+        cache = self._cache(source)
         key = self._key(source) if cache else ""
         if cache:
             found = cache.fetch(key, into)
@@ -76,6 +76,14 @@ class Conversions:
         if cache and (problem := cache.keep(key, made, into)):
             self.progress(f"warning: the conversion is not kept: {problem}")
         return made
+
+    def kept(self, source: ModelSource) -> conversion.Conversion | None:
+        """What the cache has of it; None too where only an environment that is not built yet could tell. Fetches and builds nothing."""
+        cache = self._cache(source) if self.rules.environment == "worker" else None
+        return cache.look(self._key(source)) if cache else None
+
+    def _cache(self, source: ModelSource) -> ConversionCache | None:
+        return open_cache(self.rules.cache) if conversion.is_costly(source.flavors, self.rules.form) else None
 
     def _emptied(self, into: Path, problem: str | None) -> None:
         if problem:
@@ -123,7 +131,7 @@ class Conversions:
             )
         return self._pythons[source.digest]
 
-    def reference(self, source: ModelSource, servable: Servable, inputs: Path, outputs: Path) -> None:
+    def reference(self, source: ModelSource, servable: Servable, inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
         """See `convert.reference`."""
         model = self.registry.download(source, self.workspace)
         conversion.reference(model, servable, inputs, outputs, child=self.child(source))

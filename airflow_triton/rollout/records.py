@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,7 +38,27 @@ def onnx_id(spec: Spec, source: ModelSource) -> str:
 
 def deployment_id(spec: Spec, source: ModelSource) -> str:
     """The identity of a deployment: stable over retries, new when the model, its conversion or its configuration changes."""
-    return digest("deployment", spec.name, source.name, source.version, servable_id(spec, source), spec.config)[:32]
+    warm_up = [spec.promote.warm_up] if spec.promote.warm_up else []
+    return digest("deployment", spec.name, source.name, source.version, servable_id(spec, source), spec.config, *warm_up)[:32]
+
+
+_MOST_FIGURES = 20
+_MOST_CHARACTERS = 300
+
+
+def in_short(report: ValidationReport) -> dict[str, Any]:
+    """What the history keeps of a validation: its `verdict` in at most 300 characters, and at most 20 `figures`.
+
+    A figure is named by its check, such as `accuracy` or `parity.probabilities.max_abs`, and rounded to six digits; those that have the
+    check's own name come first. Of several servers it is what the first one answered.
+    """
+    found: dict[str, float] = {}
+    for check in report.checks:
+        for name, value in check.figures.items():
+            if math.isfinite(value):
+                found.setdefault(name if name == check.name else f"{check.name}.{name}", float(f"{value:.6g}"))
+    chief_first = sorted(found, key=lambda name: "." in name)
+    return {"verdict": report.verdict[:_MOST_CHARACTERS], "figures": {name: found[name] for name in chief_first[:_MOST_FIGURES]}}
 
 
 class Converted(BaseModel):
@@ -57,7 +78,7 @@ class Candidate(BaseModel):
     """A candidate that is loaded on every server under a name of its own.
 
     `before` is the etag of the model's config.pbtxt when the candidate was staged (None: there was none): a promotion goes
-    through only if it is still the same.
+    through only if it is still the same. `elsewhere` are those of the further repositories.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,6 +88,7 @@ class Candidate(BaseModel):
     converted: Converted
     config: str
     before: str | None
+    elsewhere: tuple[str | None, ...] = ()
 
 
 class Outcome(BaseModel):

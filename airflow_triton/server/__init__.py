@@ -5,6 +5,6 @@ with the server's own reason.
 """
 
 from airflow_triton.server.address import ServerAddress
-from airflow_triton.server.client import LoadedModel, TritonClient, ready
+from airflow_triton.server.client import LoadedModel, Question, TritonClient, ready
 
-__all__ = ["LoadedModel", "ServerAddress", "TritonClient", "ready"]
+__all__ = ["LoadedModel", "Question", "ServerAddress", "TritonClient", "ready"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Self
 
 from airflow_triton.errors import ServerError, ServerUnreachableError
+from airflow_triton.server.many import answered
 from airflow_triton.server.transport import GrpcTransport, HttpTransport, Transport, translated
 
 if TYPE_CHECKING:
@@ -21,6 +24,18 @@ CALL_SECONDS = 15.0
 """The deadline of a control call or an inference, unless told otherwise."""
 LOAD_SECONDS = 180.0
 """The deadline of a load: a large model takes its time, and a backend that cannot start would hang for ever."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request: `version` of `model` (None: the one that answers requests without a version) is asked these `inputs`."""
+
+    model: str
+    version: int | None
+    inputs: Mapping[str, np.ndarray]
+
+
+Q = TypeVar("Q", bound=Question)
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,45 @@ class TritonClient:
         numpy dtype of the input's Triton data type; strings as object or text arrays. Answers one array for each of `outputs` (all of the
         model's outputs where none are named). `seconds` is the deadline (default 15).
         """
+        sent, options = self._request(inputs, version, outputs)
+        answer = self._call(f"run `{model}`", "infer", model, sent, deadline=seconds, **options)
+        return _arrays(answer)
+
+    def infer_many(
+        self, questions: Iterable[Q], *, in_flight: int, seconds: float | None = None
+    ) -> Iterator[tuple[Q, dict[str, np.ndarray]]]:
+        """Ask many times, `in_flight` requests under way at a time; every question with its answer, in the order in which they come.
+
+        `inputs` and the answers are as in `infer`; `seconds` is the deadline of each request (default 15). `questions` is read while
+        the answers are: what it makes of a file is not in memory at once. The first request that fails ends it, with its error.
+        """
+        send = functools.partial(self._send, deadline=seconds or self._call_seconds)
+        for question, came in answered(send, questions, in_flight=in_flight):
+            yield question, _arrays(translated(self.address, f"run `{question.model}`", came.result))
+
+    def time_many(self, questions: Iterable[Q], *, in_flight: int, seconds: float | None = None) -> Iterator[tuple[Q, float]]:
+        """Ask as `infer_many` does; every question with the seconds that it took, in the order in which the answers come.
+
+        A request takes from when it is handed to Triton's client library, as a whole message, until that hands out its answer.
+        """
+        took: dict[Future[Any], float] = {}
+        send = functools.partial(self._send, deadline=seconds or self._call_seconds, took=took)
+        for question, came in answered(send, questions, in_flight=in_flight):
+            translated(self.address, f"run `{question.model}`", came.result)
+            yield question, took.pop(came)
+
+    def _send(self, question: Question, *, deadline: float, took: dict[Future[Any], float] | None = None) -> Future[Any]:
+        """A request that is under way; once it is done, `took` has the seconds that it was."""
+        sent, options = self._request(question.inputs, question.version, None)
+        started = time.perf_counter()
+        future = self._transport.submit("infer", question.model, sent, deadline=deadline, **options)
+        if took is not None:
+            future.add_done_callback(lambda done: took.update({done: time.perf_counter() - started}))
+        return future
+
+    def _request(
+        self, inputs: Mapping[str, np.ndarray], version: int | None, outputs: Iterable[str] | None
+    ) -> tuple[list[Any], dict[str, Any]]:
         library = self._transport.library
         sent = []
         for name, given in inputs.items():
@@ -164,11 +218,14 @@ class TritonClient:
             tensor.set_data_from_numpy(array)
             sent.append(tensor)
         wanted = [library.InferRequestedOutput(name) for name in outputs] if outputs is not None else None
-        answer = self._call(f"run `{model}`", "infer", model, sent, model_version=_text(version), outputs=wanted, deadline=seconds)
-        response = answer.get_response()
-        listed = response["outputs"] if isinstance(response, dict) else response.outputs
-        names = [output["name"] if isinstance(output, dict) else output.name for output in listed]
-        return {name: answer.as_numpy(name) for name in names}
+        return sent, {"model_version": _text(version), "outputs": wanted}
+
+
+def _arrays(answer: Any) -> dict[str, np.ndarray]:
+    response = answer.get_response()
+    listed = response["outputs"] if isinstance(response, dict) else response.outputs
+    names = [output["name"] if isinstance(output, dict) else output.name for output in listed]
+    return {name: answer.as_numpy(name) for name in names}
 
 
 def ready(rows: Iterable[LoadedModel]) -> dict[str, tuple[int, ...]]:
@@ -181,12 +238,17 @@ def ready(rows: Iterable[LoadedModel]) -> dict[str, tuple[int, ...]]:
 
 
 def _datatype(name: str, array: np.ndarray) -> str:
-    from tritonclient.utils import np_to_triton_dtype
-
-    datatype = np_to_triton_dtype(array.dtype)
+    datatype = _known_datatype(array.dtype)
     if datatype is None:
         raise ServerError(f"the input `{name}` is {array.dtype}, for which Triton has no data type")
-    return str(datatype)
+    return datatype
+
+
+@functools.cache
+def _known_datatype(dtype: np.dtype) -> str | None:
+    from tritonclient.utils import np_to_triton_dtype
+
+    return np_to_triton_dtype(dtype)  # type: ignore[no-any-return]
 
 
 def _text(version: int | None) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from airflow_triton.errors import ControlModeError, ServerError, ServerUnreachableError
+from airflow_triton.server.greenlets import Greenlets
+from airflow_triton.server.tls import grpc_options, http_options
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
     from airflow_triton.server.address import ServerAddress
 
 T = TypeVar("T")
+
+MOST_CONNECTIONS = 64
+"""Requests of one client over HTTP under way at a time; over gRPC there is no such limit."""
+
+BACK_MS = 500
+"""A client over gRPC that could not reach its server tries again so soon; until then its calls fail at once."""
 
 _MODE_REFUSAL = "explicit model load / unload is not allowed"
 """What Triton answers to a load or unload in POLL and in NONE mode alike."""
@@ -32,6 +40,9 @@ class Transport(Protocol):
     def call(self, method: str, *args: Any, deadline: float, **kwargs: Any) -> Any:
         """Call `method` and hand back its answer, JSON-like where it is a message."""
 
+    def submit(self, method: str, *args: Any, deadline: float, **kwargs: Any) -> Future[Any]:
+        """An inference that is under way; `method` is `infer`."""
+
     def close(self) -> None:
         """Close the connections."""
 
@@ -44,7 +55,9 @@ class GrpcTransport:
 
         self.library = library
         self._headers = {name.lower(): value for name, value in address.headers.items()} or None  # HTTP/2 has no capitals
-        self._client = library.InferenceServerClient(address.authority, ssl=address.tls)
+        self._client = library.InferenceServerClient(
+            address.authority, ssl=address.tls, channel_args=channel_args(address), **grpc_options(address)
+        )
 
     def call(self, method: str, *args: Any, deadline: float, **kwargs: Any) -> Any:
         """See `Transport`."""
@@ -52,13 +65,43 @@ class GrpcTransport:
             kwargs["as_json"] = True
         return getattr(self._client, method)(*args, headers=self._headers, client_timeout=deadline, **kwargs)
 
+    def submit(self, method: str, *args: Any, deadline: float, **kwargs: Any) -> Future[Any]:
+        """See `Transport`. No thread waits for it."""
+        future: Future[Any] = Future()
+
+        def came(result: Any, error: Any) -> None:
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        getattr(self._client, f"async_{method}")(*args, callback=came, headers=self._headers, client_timeout=deadline, **kwargs)
+        return future
+
     def close(self) -> None:
         """See `Transport`."""
         self._client.close()
 
 
+def channel_args(address: ServerAddress) -> list[tuple[str, Any]]:
+    """Messages of any size (as the library has it by itself); a server that is back is noticed at once; the name in its certificate.
+
+    gRPC would look for a dead server more and more seldom, in the end every two minutes, and tell every client of this process that has
+    the same address what it saw last.
+    """
+    arguments: list[tuple[str, Any]] = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+    arguments += [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", BACK_MS),
+    ]
+    if address.certificate_name is not None:
+        arguments.append(("grpc.ssl_target_name_override", address.certificate_name))
+    return arguments
+
+
 class HttpTransport:
-    """HTTP: one connection for each thread and deadline (the library is bound to its thread and sets the deadline once)."""
+    """HTTP: the library is bound to the thread that made it and sets its deadline once: one thread, and a client for each deadline."""
 
     def __init__(self, address: ServerAddress) -> None:
         import tritonclient.http as library
@@ -66,28 +109,42 @@ class HttpTransport:
         self.library = library
         self._address = address
         self._headers = dict(address.headers) or None
-        self._local = threading.local()
-        self._clients: list[Any] = []
+        self._options = http_options(address)
+        self._clients: dict[float, Any] = {}
+        self._greenlets = Greenlets("triton-http")
 
     def _client(self, deadline: float) -> Any:
-        clients: dict[float, Any] = self._local.__dict__.setdefault("clients", {})
-        if deadline not in clients:
-            clients[deadline] = self.library.InferenceServerClient(
-                self._address.authority, ssl=self._address.tls, connection_timeout=min(deadline, 10.0), network_timeout=deadline
+        if deadline not in self._clients:
+            self._clients[deadline] = self.library.InferenceServerClient(
+                self._address.authority,
+                ssl=self._address.tls,
+                concurrency=MOST_CONNECTIONS,
+                connection_timeout=min(deadline, 10.0),
+                network_timeout=deadline,
+                **self._options,
             )
-            self._clients.append(clients[deadline])
-        return clients[deadline]
+        return self._clients[deadline]
 
     def call(self, method: str, *args: Any, deadline: float, **kwargs: Any) -> Any:
         """See `Transport`."""
+        return self.submit(method, *args, deadline=deadline, **kwargs).result()
+
+    def submit(self, method: str, *args: Any, deadline: float, **kwargs: Any) -> Future[Any]:
+        """See `Transport`. 64 connections for each deadline, at most."""
         import gevent  # type: ignore[import-untyped]
 
-        with gevent.Timeout(deadline, TimeoutError("timed out")):  # the library's own deadline starts anew with every byte
-            return getattr(self._client(deadline), method)(*args, headers=self._headers, **kwargs)
+        def ask() -> Any:
+            with gevent.Timeout(deadline, TimeoutError("timed out")):  # the library's own deadline starts anew with every byte
+                return getattr(self._client(deadline), method)(*args, headers=self._headers, **kwargs)
+
+        return self._greenlets.submit(ask)
 
     def close(self) -> None:
         """See `Transport`."""
-        for client in self._clients:
+        self._greenlets.close(self._close_clients)
+
+    def _close_clients(self) -> None:
+        for client in self._clients.values():
             client.close()
 
 

@@ -17,20 +17,26 @@ from pydantic import ValidationError
 
 from airflow_triton.errors import SpecError
 from airflow_triton.spec.convert import Convert, Parity, PythonBackend
-from airflow_triton.spec.model import Latency, Limits, Promote, Spec, Validation
+from airflow_triton.spec.model import Promote, Replica, Spec
 from airflow_triton.spec.problems import KeyPath, Problem, from_pydantic, key_path, not_plain, shown
 from airflow_triton.spec.source import Source, read_source
 from airflow_triton.spec.tensorrt import TensorRT, Worker
+from airflow_triton.spec.validation import Expectations, Golden, Latency, Limits, ServedParity, Severity, Validation
 from airflow_triton.spec.values import is_url
 
 __all__ = [
     "NOT_YET",
     "Convert",
+    "Expectations",
+    "Golden",
     "Latency",
     "Limits",
     "Parity",
     "Promote",
     "PythonBackend",
+    "Replica",
+    "ServedParity",
+    "Severity",
     "Spec",
     "TensorRT",
     "Validation",
@@ -45,11 +51,6 @@ __all__ = [
 
 NOT_YET = {
     "convert.tensorrt.calibration=*://*": "use a file that the GPU worker can read",
-    "promote.approval=true": "leave `schedule` out and start the deployment by hand",
-    "validate.data=*://*": "use a file that the worker can read",
-    "validate.expectations": "put limits on `validate.metrics`",
-    "validate.latency": "measure with Triton's perf_analyzer",
-    "validate.metrics.*.max_drop": "set `min` or `max`",
 }
 """What the pipeline cannot honour yet: a key, or a key and its value -> what to do meanwhile. `*` stands for anything."""
 

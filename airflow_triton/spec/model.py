@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictInt, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt, ValidationError, ValidationInfo, field_validator, model_validator
 
-from airflow_triton.spec.convert import Convert, Parity
-from airflow_triton.spec.problems import Problem, RefusedError
-from airflow_triton.spec.section import Count, NotNegative, Number, Positive, Section, folder_of
+from airflow_triton.spec.convert import Convert
+from airflow_triton.spec.problems import Problem, RefusedError, from_pydantic, shown
+from airflow_triton.spec.section import Count, Section, folder_of
+from airflow_triton.spec.validation import Validation
 from airflow_triton.spec.values import (
     MODEL_PATTERN,
     NAME_PATTERN,
     checked_alias,
-    checked_data,
     checked_location,
     checked_model,
     checked_name,
@@ -28,99 +29,31 @@ from airflow_triton.spec.values import (
     refused_config_keys,
 )
 
-Metric = Literal["accuracy", "auc", "f1", "mae", "r2", "rmse"]
-
-
-class Latency(Section):
-    """How quickly the candidate has to answer."""
-
-    p99_ms: Positive = Field(description="99 of 100 requests are answered within this many milliseconds")
-    requests: Count = Field(default=200, description="the number of requests that are measured")
-    concurrency: Count = Field(default=4, description="the number of requests under way at a time")
-
-
-class Limits(Section):
-    """Limits of one metric; at least one is given."""
-
-    min: Number | None = Field(default=None, description="not below this")
-    max: Number | None = Field(default=None, description="not above this")
-    max_drop: NotNegative | None = Field(default=None, description="not worse than the model that serves now by more than this")
-
-    @model_validator(mode="after")
-    def _limits_something(self) -> Limits:
-        if self.min is None and self.max is None and self.max_drop is None:
-            raise ValueError("no limit given; valid: min, max, max_drop")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is above max {self.max:g}: nothing can pass")
-        return self
-
-
-def _parity(value: object) -> object:
-    """False is off, true is the defaults."""
-    if isinstance(value, bool):
-        return Parity() if value else None
-    return value
-
-
-class Validation(Section):
-    """What the candidate must pass, on the server, before it may serve."""
-
-    parity: Annotated[Parity | None, BeforeValidator(_parity, json_schema_input_type=Parity | bool)] = Field(
-        default=Parity(), description="compare with the MLflow model; false switches it off"
-    )
-    data: str | None = Field(default=None, description="a .parquet, .csv, .json or .npz file to ask with; else the model's input example")
-    label: str = Field(default="label", min_length=1, description="the column of `data` that holds the labels")
-    batch_size: Count = Field(default=32, description="the number of rows of `data` in one request, at most")
-    latency: Latency | None = Field(default=None, description="limits of the answering time")
-    expectations: str | None = Field(default=None, description="a Great Expectations suite, checked on the predictions")
-    metrics: dict[Metric, Limits] | None = Field(default=None, description="limits of metrics of the predictions against the labels")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_null(cls, value: object) -> object:
-        if value is None:
-            raise ValueError("nothing (null) given: a check that checks nothing is no check; fill it in or remove the key")
-        return value
-
-    @field_validator("data")
-    @classmethod
-    def _data(cls, value: str, info: ValidationInfo) -> str:
-        return checked_data(value, folder_of(info))
-
-    @field_validator("expectations")
-    @classmethod
-    def _expectations(cls, value: str, info: ValidationInfo) -> str:
-        return checked_location(value, folder_of(info))
-
-    @field_validator("metrics")
-    @classmethod
-    def _metrics(cls, value: dict[Metric, Limits]) -> dict[Metric, Limits]:
-        if not value:
-            raise ValueError("no metric given: name one or remove the key")
-        return value
-
-    @model_validator(mode="after")
-    def _fits(self) -> Validation:
-        problems = []
-        if self.metrics and self.data is None:
-            problems.append(Problem(("metrics",), "metrics need `validate.data`, with a column of labels"))
-        if self.label != "label" and self.data is None:
-            problems.append(Problem(("label",), "a label column needs `validate.data`"))
-        if not (self.parity or self.metrics or self.latency or self.expectations):
-            problems.append(Problem(("parity",), "parity is off and no other check is declared: a gate that checks nothing stays closed"))
-        if problems:
-            raise RefusedError(*problems)
-        return self
-
 
 class Promote(Section):
     """What happens once the candidate has passed."""
 
     alias: str | None = Field(default=None, description="the MLflow alias that is set when the version serves")
     keep: Annotated[StrictInt, Field(ge=0)] = Field(default=2, description="the number of earlier versions kept for rollback")
-    approval: StrictBool = Field(default=False, description="wait for a person, in Airflow")
+    keep_loaded: Annotated[StrictInt, Field(ge=0)] = Field(
+        default=0, description="the number of earlier versions, of those kept, that stay loaded for a rollback in an instant"
+    )
+    wave: Annotated[StrictInt, Field(ge=1)] = Field(
+        default=1, description="the number of replicas that are brought to the new version at a time"
+    )
+    warm_up: Count | None = Field(
+        default=None, description="the number of requests with which Triton warms up every version that it loads, before it is ready"
+    )
+    approval: StrictBool = Field(default=False, description="wait until a person has approved the validated candidate, in Airflow")
 
     _alias = field_validator("alias")(lambda value: None if value is None else checked_alias(value))
+
+    @model_validator(mode="after")
+    def _keeps_what_is_loaded(self) -> Promote:
+        if self.keep_loaded > self.keep:
+            reason = f"{self.keep_loaded} earlier versions cannot stay loaded where {self.keep} are kept; raise `promote.keep`"
+            raise RefusedError(Problem(("keep_loaded",), reason))
+        return self
 
 
 def _one_or_many(value: object) -> object:
@@ -128,6 +61,34 @@ def _one_or_many(value: object) -> object:
 
 
 Server = Annotated[str, BeforeValidator(lambda value: checked_server(value) if isinstance(value, str) else value)]
+
+
+class Replica(Section):
+    """A server that serves from a repository of its own."""
+
+    server: Server = Field(description="an Airflow connection id or a URL")
+    repository: str = Field(description="the model repository that it serves from, as in the spec's `repository`")
+
+    @field_validator("repository")
+    @classmethod
+    def _repository(cls, value: str, info: ValidationInfo) -> str:
+        return checked_location(value, folder_of(info))
+
+
+def _server_or_replica(value: object, info: ValidationInfo) -> object:
+    """The problems of a mapping by its keys, and of anything else as of a server."""
+    if isinstance(value, str | Replica):
+        return checked_server(value) if isinstance(value, str) else value
+    if not isinstance(value, Mapping):
+        quotes = "; put it in quotes" if isinstance(value, bool | int | float) else ""
+        raise ValueError(f"expected a string or a mapping, got {shown(value)}{quotes}")  # noqa: TRY004 - pydantic collects value errors
+    try:
+        return Replica.model_validate(value, context=info.context)
+    except ValidationError as error:
+        raise RefusedError(*from_pydantic(error, Replica)) from None
+
+
+Servers = tuple[Annotated[str | Replica, BeforeValidator(_server_or_replica)], ...]
 
 
 class Spec(Section):
@@ -145,8 +106,11 @@ class Spec(Section):
     repository: str | None = Field(
         default=None, description="the model repository: a folder, s3://, gs:// or as://; else TRITON_MODEL_REPO in the environment"
     )
-    servers: Annotated[tuple[Server, ...] | None, BeforeValidator(_one_or_many, json_schema_input_type=tuple[str, ...] | str | None)] = (
-        Field(default=None, description="Airflow connection ids or URLs, all of one fleet; else TRITON_URL in the environment")
+    servers: Annotated[Servers | None, BeforeValidator(_one_or_many, json_schema_input_type=tuple[str | Replica, ...] | str | None)] = (
+        Field(
+            default=None,
+            description="Airflow connection ids or URLs, all of one fleet, some perhaps with a repository of their own; else TRITON_URL",
+        )
     )
     control_mode: Literal["explicit", "poll", "none"] | None = Field(
         default=None, description="Triton's --model-control-mode; else what the Airflow connection says, else explicit"
@@ -177,8 +141,10 @@ class Spec(Section):
 
     @field_validator("servers")
     @classmethod
-    def _servers(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if value is None else checked_servers(value)
+    def _servers(cls, value: tuple[str | Replica, ...] | None) -> tuple[str | Replica, ...] | None:
+        if value is not None:
+            checked_servers(tuple(each if isinstance(each, str) else each.server for each in value))
+        return value
 
     @field_validator("tracking_uri")
     @classmethod
@@ -200,9 +166,23 @@ class Spec(Section):
         mapping["validate"].setdefault("parity", False)
         return mapping
 
+    def written(self) -> dict[str, Any]:
+        """`to_mapping` without what was left to the defaults: of an equal spec, in fewer words."""
+        return _without_defaults(self, self.to_mapping())
+
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the deployment: not of when it runs, nor of how long a conversion may take."""
         mapping = self.to_mapping()
         mapping.pop("schedule", None)
         mapping["convert"] = {"to": self.convert.to, "parity": mapping["convert"].get("parity"), **self.convert.recipe()}
         return hashlib.sha256(json.dumps(mapping, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _without_defaults(section: Section, mapping: dict[str, Any]) -> dict[str, Any]:
+    for name, field in type(section).model_fields.items():
+        key, value = field.alias or name, getattr(section, name)
+        if name not in section.model_fields_set:
+            mapping.pop(key, None)
+        elif isinstance(value, Section) and isinstance(mapping.get(key), dict):
+            _without_defaults(value, mapping[key])
+    return mapping

@@ -18,6 +18,7 @@ def _no_bool(value: object) -> object:
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_no_bool)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), BeforeValidator(_no_bool)]
 Count = Annotated[StrictInt, Field(ge=1)]
 
 

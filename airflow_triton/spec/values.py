@@ -21,11 +21,18 @@ _CONNECTION = re.compile(r"^s3://[A-Za-z0-9_.-]+@")
 """The id of an Airflow connection in the address of a bucket, as in Airflow's own ObjectStoragePath."""
 _STAGE = re.compile(r"models:/[^/@:]+/(Production|Staging|Archived|None)", re.IGNORECASE)
 
-_PORTS = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001}
-_SERVER_FORMS = "an Airflow connection id, http://HOST:8000, https://HOST:8000, grpc://HOST:8001 or grpcs://HOST:8001"
+_PORTS = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001, "dns+http": 8000, "dns+grpc": 8001, "dns+grpcs": 8001}
+_SERVER_FORMS = (
+    "an Airflow connection id, http://HOST:8000, https://HOST:8000, grpc://HOST:8001, grpcs://HOST:8001, "
+    "or with dns+ before it (dns+grpc://HOST:8001), where HOST resolves to every replica"
+)
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _STORES = ("s3://", "gs://", "as://")
-_DATA_SUFFIXES = (".parquet", ".csv", ".json", ".npz")
+_DATA_SUFFIXES = (".parquet", ".csv", ".json", ".npz", ".jsonl")
+_IN_MLFLOW = re.compile(r"(runs:/[A-Za-z0-9_-]+/|artifact:)(?P<path>.+)")
+"""A file among the artifacts of a run, or of the model version's own run."""
+_DATASET = re.compile(r"dataset:[^/]+")
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*?][0-9A-Za-z*/,#-]*")
 _CRON_WORDS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly", "@annually")
 
@@ -81,6 +88,11 @@ def checked_server(server: str) -> str:
             raise ValueError(f"got {shown(safe)}; valid: {_SERVER_FORMS}")
         return server
     parts = _split(server)
+    if parts.scheme == "dns+https":
+        raise ValueError(
+            f"got {shown(server)}; a replica's certificate names HOST and not its address, which the HTTP client cannot be told: "
+            "use dns+grpcs://HOST:8001, or one https:// URL for each replica"
+        )
     if parts.scheme not in _PORTS:
         raise ValueError(f"got {shown(server)}; {valid_words(parts.scheme, _PORTS)}, each followed by ://HOST:PORT")
     if parts.path.strip("/") or "?" in server or "#" in server:
@@ -119,11 +131,28 @@ def checked_location(value: str, folder: str | None) -> str:
 
 
 def checked_data(value: str, folder: str | None) -> str:
-    """A location whose file name says how to read it."""
-    location = checked_location(value, folder)
+    """A location whose file name says how to read it, or an MLflow dataset by its name."""
+    if _DATASET.fullmatch(value) and value.isprintable():
+        return value
+    known = _IN_MLFLOW.fullmatch(value)
+    if known and (not value.isprintable() or not {"", ".", ".."}.isdisjoint(known["path"].split("/"))):
+        raise ValueError(f"got {shown(value)}; an artifact is runs:/RUN_ID/FILE or artifact:FILE, without `..`")
+    location = value if known else checked_location(value, folder)
     if not location.lower().endswith(_DATA_SUFFIXES):
-        raise ValueError(f"got {shown(value)}; a data file ends in one of: {', '.join(_DATA_SUFFIXES)}")
+        raise ValueError(f"got {shown(value)}; a data file ends in one of: {', '.join(_DATA_SUFFIXES)}; an MLflow dataset is dataset:NAME")
     return location
+
+
+def checked_function(value: str) -> str:
+    """A Python function, as an entry point writes it."""
+    if not _FUNCTION.fullmatch(value):
+        raise ValueError(f"got {shown(value)}; a function is given as MODULE:NAME, such as mypackage.metrics:profit")
+    return value
+
+
+def checked_word(name: str) -> str:
+    """What is wrong with a name that becomes part of tags, figures and files; "" if nothing is."""
+    return "" if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,60}", name) else "a name is made of letters, digits, `_`, `-` and `.`"
 
 
 def checked_tracking_uri(value: str, folder: str | None) -> str:

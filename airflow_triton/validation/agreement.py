@@ -97,18 +97,25 @@ class Comparison:
     element of it out of tolerance.
     """
 
-    def __init__(self, *, rtol: float, atol: float) -> None:
+    def __init__(self, *, rtol: float, atol: float, outputs: Mapping[str, tuple[float, float]] | None = None) -> None:
+        """`outputs`: another (rtol, atol) for single outputs, by name."""
         self.rtol = rtol
         self.atol = atol
+        self._own = outputs or {}
         self._runs: dict[str, int] = {}
         self._left_out: dict[str, str] = {}
         self._outputs: dict[str, list[OutputAgreement]] = {}
 
-    def add(self, case: str, got: Mapping[str, np.ndarray[Any, Any]], expected: Mapping[str, np.ndarray[Any, Any]]) -> None:
-        """One run: the outputs of both."""
-        self._runs[case] = max((len(array) if array.ndim else 1 for array in expected.values()), default=0)
+    def add(
+        self, case: str, got: Mapping[str, np.ndarray[Any, Any]], expected: Mapping[str, np.ndarray[Any, Any]], *, start: int = 0
+    ) -> None:
+        """One run, or a part of it: the outputs of both, from row `start` on."""
+        rows = max((len(array) if array.ndim else 1 for array in expected.values()), default=0)
+        self._runs[case] = self._runs.get(case, 0) + rows
         for name, wanted in expected.items():
-            self._outputs.setdefault(name, []).append(self._one(name, case, got.get(name), wanted))
+            found = self._one(name, case, got.get(name), wanted)
+            moved = found if found.row is None else found.model_copy(update={"row": found.row + start})
+            self._outputs.setdefault(name, []).append(moved)
 
     def leave_out(self, case: str, why: str) -> None:
         """A run that is not held against the models."""
@@ -133,10 +140,11 @@ class Comparison:
             wrong = plain_texts(got) != plain_texts(expected)
             return OutputAgreement(name=name, elements=expected.size, **self._worst(case, got, expected, wrong, wrong))
         left, right = got.astype(np.float64), expected.astype(np.float64)
+        rtol, atol = self._own.get(name, (self.rtol, self.atol))
         with np.errstate(all="ignore"):
-            difference = np.where(left == right, 0.0, np.abs(left - right))
+            difference = np.where(left == right, 0.0, np.minimum(np.abs(left - right), np.finfo(np.float64).max))  # JSON has no infinity
             finite = np.isfinite(left) & np.isfinite(right)
-            near = finite & (difference <= self.atol + self.rtol * np.abs(right))
+            near = finite & (difference <= atol + rtol * np.abs(right))
             fine = near | (left == right) | (np.isnan(left) & np.isnan(right))
             relative = difference / np.abs(right)
         return OutputAgreement(
@@ -189,8 +197,12 @@ def _largest(values: np.ndarray[Any, Any]) -> float:
 def _cosine(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> float | None:
     import numpy as np
 
-    lengths = float(np.linalg.norm(left)) * float(np.linalg.norm(right))
-    return float(f"{float(left @ right) / lengths:.{FIGURES + 3}g}") if lengths and np.isfinite(lengths) else None
+    def product(one: np.ndarray[Any, Any], two: np.ndarray[Any, Any]) -> float:
+        return float(np.einsum("i,i->", one, two))  # not `@`: BLAS starts threads, which take the machine from the server that is asked
+
+    with np.errstate(all="ignore"):
+        lengths = product(left, left) ** 0.5 * product(right, right) ** 0.5
+    return float(f"{product(left, right) / lengths:.{FIGURES + 3}g}") if lengths and np.isfinite(lengths) else None
 
 
 def _argmax(left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> float | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_triton.errors import ServerError
 from airflow_triton.repository.manifest import Probe
 from airflow_triton.server import TritonClient
-from airflow_triton.validation.parity import parity_check
+from airflow_triton.validation.checks.parity import agree
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,11 +33,9 @@ def check_probe(client: TritonClient, model: str, version: int, probe: Probe | N
     if probe is None:
         return
     answers = client.infer(model, _read(probe.inputs), version=version)
-    result = parity_check(answers, _read(probe.outputs), rtol=RTOL, atol=ATOL)
-    if not result.passed:
-        raise ServerError(
-            f"{client.address}: version {version} of `{model}` answers otherwise than when it was validated: {result.summary}"
-        )
+    found = agree(answers, _read(probe.outputs), rtol=RTOL, atol=ATOL)
+    if not found.passed:
+        raise ServerError(f"{client.address}: version {version} of `{model}` answers otherwise than when it was validated: {found.summary}")
 
 
 def _size(array: np.ndarray) -> int:

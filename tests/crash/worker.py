@@ -31,7 +31,7 @@ from stores.proxy import arm
 import airflow_triton
 from airflow_triton.registry import ModelSource, Registry
 from airflow_triton.repository.object_store import lease, neighbour, probe, transfer  # noqa: F401
-from airflow_triton.rollout import Candidate, Converted, Rollout, find_target, opened, rollback
+from airflow_triton.rollout import Candidate, Converted, Rollout, delete, find_target, opened, rollback
 from airflow_triton.spec import spec_from_mapping
 from airflow_triton.validation import ValidationReport
 
@@ -188,6 +188,7 @@ PHASES: dict[str, Callable[[Rollout, dict[str, Any]], Any]] = {
     ),
     "clean up": lambda rollout, given: rollout.clean_up(ModelSource.model_validate(given["source"])),
     "rollback": _rollback,
+    "delete": lambda rollout, _: delete(rollout.spec.name, rollout.fleets, rollout.registry),
 }
 """What a job may do: the package's own functions, with what the step before handed on."""
 

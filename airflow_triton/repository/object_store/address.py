@@ -11,6 +11,8 @@ SCHEMES = {"s3": "Amazon S3 or what speaks its protocol", "gs": "Google Cloud St
 FORMS = "s3://bucket/prefix, s3://http://host:port/bucket/prefix, s3://CONNECTION@bucket/prefix, gs://bucket/prefix, as://account/container/prefix"
 
 _ENDPOINT = re.compile(r"(?P<endpoint>https?://[^/]+)/?(?P<rest>.*)")
+_BARE = re.compile(r"(?P<host>[0-9a-zA-Z.-]+:[0-9]+)/(?P<rest>[^@]*)")
+"""An endpoint without a protocol, which Triton and NVIDIA's MLflow plugin take for HTTP."""
 _CONNECTION = re.compile(r"(?P<connection>[A-Za-z0-9_.-]+)@(?P<rest>.*)")
 
 
@@ -45,6 +47,8 @@ class StoreAddress:
             endpoint, rest = found["endpoint"], found["rest"]
             if "@" in endpoint:
                 raise SpecError("the repository's address has credentials in it: leave them to the environment, a profile or a connection")
+        elif scheme == "s3" and (found := _BARE.fullmatch(rest)):
+            endpoint, rest = f"http://{found['host']}", found["rest"]
         elif scheme == "s3" and (found := _CONNECTION.fullmatch(rest)):
             connection, rest = found["connection"], found["rest"]
         elif "@" in rest and {"@", ":"} & set(rest.split("/", 1)[0]):
