@@ -19,21 +19,8 @@ from airflow.sdk import DAG, BaseOperator, get_parsing_context
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_triton.errors import SpecError
-from airflow_triton.operators.steps import (
-    AssemblePlansOperator,
-    BuildPlanOperator,
-    CleanUpModelOperator,
-    ConfigureModelOperator,
-    ConvertModelOperator,
-    PromoteModelOperator,
-    ResolveModelOperator,
-    StageModelOperator,
-    ValidateModelOperator,
-)
-from airflow_triton.spec import Spec, Worker, find_spec_files, load_spec
-
-REGISTRY_INTERVAL = timedelta(minutes=5)
-"""How often a deployment with `schedule: registry` looks at the registry; a run that finds nothing new is quick."""
+from airflow_triton.spec import Spec, find_spec_files, load_spec
+from airflow_triton.task_groups import deployment_tasks
 
 _DEFAULTS: dict[str, Any] = {"owner": "airflow-triton", "retries": 2, "retry_delay": timedelta(seconds=30)}
 _START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -66,13 +53,18 @@ def deployment_dags(folder: str | Path) -> dict[str, DAG]:
 
 
 def deployment_dag(spec: Spec, *, dag_id: str | None = None) -> DAG:
-    """The DAG of one spec: resolve, convert, configure, stage, validate, promote, and a clean-up whatever happens."""
+    """The DAG of one spec: resolve, convert, configure, stage, validate, promote, and a clean-up whatever happens.
+
+    With `schedule: registry` a watcher in the triggerer starts it when the registry asks for another version, or the spec has changed.
+
+    With `promote.approval`, the task `approve` waits for a person before the promotion.
+    """
     registry = spec.schedule == "registry"
-    mapping = spec.to_mapping()
+    mapping = spec.written()  # Airflow looks through it for templates, once for each task: the shorter the better
     with DAG(
         dag_id or f"deploy_{spec.name}",
         description=f"{spec.model} to Triton, as `{spec.name}`",
-        schedule=REGISTRY_INTERVAL if registry else spec.schedule,
+        schedule=[_watched(spec)] if registry else spec.schedule,
         start_date=_START,
         catchup=False,
         max_active_runs=1,
@@ -80,51 +72,15 @@ def deployment_dag(spec: Spec, *, dag_id: str | None = None) -> DAG:
         tags=["triton", "deployment"],
         doc_md=f"The spec:\n```json\n{json.dumps(mapping, indent=2)}\n```",
     ) as dag:
-        resolve = ResolveModelOperator(task_id="resolve", spec=mapping, skip_rejected=registry)
-        convert = ConvertModelOperator(task_id="convert", spec=mapping, source=resolve.output)
-        converted = _with_plans(spec, mapping, convert).output
-        configure = ConfigureModelOperator(task_id="configure", spec=mapping, converted=converted)
-        stage = StageModelOperator(task_id="stage", spec=mapping, converted=converted, config=configure.output)
-        validate = ValidateModelOperator(task_id="validate", spec=mapping, candidate=stage.output)
-        promote = PromoteModelOperator(task_id="promote", spec=mapping, candidate=stage.output, report=validate.output)
-        clean_up = CleanUpModelOperator(task_id="clean_up", spec=mapping, source=resolve.output)
-        promote >> clean_up.as_teardown(setups=resolve)
+        deployment_tasks(mapping, skip_rejected=registry)
     return dag
 
 
-def _with_plans(spec: Spec, mapping: dict[str, Any], convert: ConvertModelOperator) -> BaseOperator:
-    """The task whose answer is what Triton serves: the conversion, or what puts its TensorRT plans together, each built on its worker."""
-    if spec.convert.plans is None:
-        return convert
-    plans = [
-        BuildPlanOperator(
-            task_id=f"build_plan_{kind}" if kind else "build_plan", spec=mapping, converted=convert.output, kind=kind, **placed(worker)
-        )
-        for kind, worker in spec.convert.plans.workers().items()
-    ]
-    return AssemblePlansOperator(task_id="assemble", spec=mapping, converted=convert.output, plans=[plan.output for plan in plans])
+def _watched(spec: Spec) -> Any:
+    """Imported where a spec needs it: the others' DAG files do without the triggers."""
+    from airflow_triton.triggers.registry import watched
 
-
-def placed(worker: Worker) -> dict[str, Any]:
-    """Where a task runs, as the arguments of an operator: its queue (Celery), pool, executor, and pod (Kubernetes).
-
-    Raises:
-        SpecError: `pod_override` is no pod, or needs the provider for Kubernetes, which is not installed.
-
-    """
-    chosen: dict[str, Any] = worker.model_dump(exclude_none=True, exclude={"pod_override"})
-    if worker.pod_override is None:
-        return chosen
-    try:
-        from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
-    except ImportError as error:
-        reason = f"convert.tensorrt.pod_override needs the package apache-airflow-providers-cncf-kubernetes ({error})"
-        raise SpecError(reason) from error
-    try:
-        pod = PodGenerator.deserialize_model_dict(worker.pod_override)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise SpecError(f"convert.tensorrt.pod_override is no Kubernetes pod: {error}") from error
-    return {**chosen, "executor_config": {"pod_override": pod}}
+    return watched(spec)
 
 
 class BrokenSpecOperator(BaseOperator):

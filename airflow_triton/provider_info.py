@@ -22,11 +22,68 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": integration,
-                "python-modules": ["airflow_triton.operators.steps", "airflow_triton.operators.deploy"],
+                "python-modules": [f"airflow_triton.operators.{module}" for module in ("approve", "data", "deploy", "steps")],
             }
         ],
-        "sensors": [{"integration-name": integration, "python-modules": ["airflow_triton.sensors.ready"]}],
+        "sensors": [
+            {"integration-name": integration, "python-modules": ["airflow_triton.sensors.ready", "airflow_triton.sensors.registry"]}
+        ],
+        "triggers": [
+            {
+                "integration-name": integration,
+                "python-modules": [
+                    "airflow_triton.triggers.ready",
+                    "airflow_triton.triggers.registry",
+                    "airflow_triton.triggers.waiting",
+                ],
+            }
+        ],
+        "extra-links": [
+            f"airflow_triton.operators.links.{link}" for link in ("ValidationReportLink", "ModelVersionLink", "TritonModelLink")
+        ],
+        "asset-uris": [
+            {
+                "schemes": ["triton"],
+                "handler": "airflow_triton.assets.sanitize_uri",
+                "to_openlineage_converter": "airflow_triton.assets.openlineage_dataset",
+            }
+        ],
         "hooks": [{"integration-name": integration, "python-modules": ["airflow_triton.hooks.triton"]}],
+        "config": {
+            "triton": {
+                "description": "Deployments to NVIDIA Triton.",
+                "options": {
+                    "registry_poll_seconds": {
+                        "description": "how often the triggerer lists an MLflow registry for the deployments with `schedule: registry`, "
+                        "once for all of them, in seconds",
+                        "version_added": "0.1.0",
+                        "type": "float",
+                        "example": "10",
+                        "default": "30",
+                    },
+                },
+            },
+            "triton_webhook": {
+                "description": "The receiver of MLflow's webhooks in the API server. Its secret is AIRFLOW_TRITON_WEBHOOK_SECRET in the "
+                "environment, or the password of the connection triton_webhook; without one it is not served.",
+                "options": {
+                    "specs": {
+                        "description": "the folder of the deployments' specs; else `deployments` in the DAGs folder",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/opt/airflow/dags/deployments",
+                        "default": "",
+                    },
+                    "journal": {
+                        "description": "the file that keeps the accepted deliveries; else `triton-webhook.db` in AIRFLOW_HOME",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/var/lib/airflow/triton-webhook.db",
+                        "default": "",
+                    },
+                },
+            }
+        },
         "connection-types": [
             {
                 "connection-type": "triton",
@@ -52,6 +109,26 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "TLS",
                         "description": "where the host is no URL",
                         "schema": {"type": ["boolean", "null"], "default": False},
+                    },
+                    "headers": {
+                        "label": "Headers",
+                        "description": "NAME=VALUE, separated by commas; sent with every request",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                    },
+                    "ca": {
+                        "label": "Authorities",
+                        "description": "a PEM file on each worker; else the system's",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "certificate": {
+                        "label": "Client certificate",
+                        "description": "a PEM file on each worker",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "key": {
+                        "label": "Client key",
+                        "description": "a PEM file on each worker; else in the certificate's file",
+                        "schema": {"type": ["string", "null"]},
                     },
                 },
             }

@@ -16,7 +16,18 @@ HEAVY = ("mlflow", "torch", "onnx", "onnxruntime", "great_expectations", "triton
 
 @pytest.mark.parametrize(
     "module",
-    ["airflow_triton.dag_factory", "airflow_triton.operators.steps", "airflow_triton.operators.deploy", "airflow_triton.hooks.triton"],
+    [
+        "airflow_triton.dag_factory",
+        "airflow_triton.operators.approve",
+        "airflow_triton.operators.data",
+        "airflow_triton.operators.steps",
+        "airflow_triton.operators.deploy",
+        "airflow_triton.hooks.triton",
+        "airflow_triton.sensors.ready",
+        "airflow_triton.sensors.registry",
+        "airflow_triton.triggers.ready",
+        "airflow_triton.triggers.registry",
+    ],
 )
 def test_nothing_heavy_is_imported_for_a_dag_file(module: str, tmp_path: Path) -> None:
     """What a DAG file imports adds none of the heavy libraries to what Airflow itself has loaded."""
@@ -43,12 +54,51 @@ def test_provider_info_fits_airflows_schema() -> None:
     jsonschema.validate(get_provider_info(), schema)
 
 
+def test_what_the_provider_info_names_is_there() -> None:
+    """Every module, class and function that Airflow would import by name; and every operator of ours is in a module that it names."""
+    import importlib
+    import pkgutil
+
+    import airflow_triton.operators
+    from airflow_triton.provider_info import get_provider_info
+
+    info = get_provider_info()
+    modules = [
+        module for kind in ("operators", "sensors", "hooks", "triggers") for row in info.get(kind, []) for module in row["python-modules"]
+    ]
+    dotted = [*info["extra-links"], *(row["hook-class-name"] for row in info["connection-types"])]
+    dotted += [row[key] for row in info["asset-uris"] for key in ("handler", "to_openlineage_converter")]
+    for module in modules:
+        importlib.import_module(module)
+    for name in dotted:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), name
+    ours = {found.name for found in pkgutil.iter_modules(airflow_triton.operators.__path__, "airflow_triton.operators.")}
+    assert ours - set(modules) == {f"airflow_triton.operators.{name}" for name in ("base", "links", "serving")}
+
+
+def test_the_uri_of_a_served_model_is_checked() -> None:
+    """Airflow asks our sanitizer: a model's asset is one URI, however it is written."""
+    from airflow.sdk import Asset
+
+    from airflow_triton.assets import served_model
+
+    assert served_model("Iris_1").uri == "triton://models/Iris_1"
+    assert Asset("triton://models/Iris_1/").uri == "triton://models/Iris_1"
+    with pytest.raises(ValueError, match="no served model"):
+        Asset("triton://elsewhere/iris")
+
+
 def test_airflow_lists_the_provider_and_its_connection_type(tmp_path: Path) -> None:
     """`airflow providers` knows the provider, and the connection type with its hook."""
     told = _airflow(tmp_path, "providers", "list", "-o", "json")
     assert "airflow-provider-triton" in {row["package_name"] for row in json.loads(told)}
     hooks = {row["connection_type"]: row for row in json.loads(_airflow(tmp_path, "providers", "hooks", "-o", "json"))}
     assert hooks["triton"]["class"] == "airflow_triton.hooks.triton.TritonHook"
+    full = _airflow(tmp_path, "providers", "get", "airflow-provider-triton", "--full", "-o", "json")
+    assert "airflow_triton.operators.approve" in full
+    links = _airflow(tmp_path, "providers", "links", "-o", "json")
+    assert "airflow_triton.operators.links.TritonModelLink" in links
 
 
 def _environment(home: Path, **more: str) -> dict[str, str]:
@@ -68,17 +118,23 @@ GOOD = "name: {name}\nmodel: models:/{name}/1\nrepository: /nowhere\nservers: [t
 
 
 def parsed(tmp_path: Path, **specs: str) -> dict[str, Any]:
-    """What a real DagBag makes of the three-line DAG file over these specs: no connection, no registry, no server is there."""
+    """What a real DagBag makes of the three-line DAG file over these specs."""
     folder = tmp_path / "dags" / "deployments"
     folder.mkdir(parents=True)
     (folder.parent / "file.py").write_text((ROOT / "dags" / "deployments.py").read_text())
     for name, text in specs.items():
         (folder / f"{name}.yaml").write_text(text)
+    return parsed_folder(tmp_path, folder.parent)
+
+
+def parsed_folder(tmp_path: Path, folder: Path) -> dict[str, Any]:
+    """What a real DagBag makes of a folder of DAGs: no connection, no registry, no server is there."""
     code = f"""
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
-bag = DagBag({str(folder.parent)!r})
-print(json.dumps({{"errors": bag.import_errors, "warnings": str(bag.captured_warnings), "dags": {{
+bag = DagBag({str(folder)!r})
+heavy = sorted({{name.partition(".")[0] for name in sys.modules}} & set({HEAVY!r}))
+print(json.dumps({{"errors": bag.import_errors, "warnings": str(bag.captured_warnings), "heavy": heavy, "dags": {{
     dag.dag_id: {{"tasks": [task.task_id for task in dag.topological_sort()], "tags": sorted(dag.tags), "doc": dag.doc_md,
                  "schedule": str(dag.schedule), "operators": [type(task).__name__ for task in dag.topological_sort()]}}
     for dag in bag.dags.values()}}}}))
@@ -102,7 +158,7 @@ def test_one_dag_for_each_spec_and_a_broken_one_breaks_only_its_own(tmp_path: Pa
     assert sorted(told["dags"]) == ["deploy_a", "deploy_b", "deploy_c", "deploy_d", "deploy_e"]
     good = told["dags"]["deploy_a"]
     assert good["tasks"] == ["resolve", "convert", "configure", "stage", "validate", "promote", "clean_up"]
-    assert told["dags"]["deploy_c"]["schedule"] == "0:05:00"
+    assert "x-mlflow://deployments/c" in told["dags"]["deploy_c"]["schedule"]
     for broken, reason in (("b", "b.yaml:2: modell: unknown key"), ("d", "d.yaml:2: not valid YAML"), ("e", "another spec")):
         assert told["dags"][f"deploy_{broken}"]["tags"] == ["broken spec", "triton"]
         assert reason in told["dags"][f"deploy_{broken}"]["doc"]
@@ -110,14 +166,56 @@ def test_one_dag_for_each_spec_and_a_broken_one_breaks_only_its_own(tmp_path: Pa
 
 
 def test_shipped_dags_parse(tmp_path: Path) -> None:
-    """The DAGs of `dags/` are whole as they are."""
-    specs = {path.stem: path.read_text() for path in (ROOT / "dags" / "deployments").glob("*.yaml")}
+    """The DAGs of `dags/` are whole as they are: nothing is broken or warned of, nothing heavy is imported, and each says what it is."""
+    told = parsed_folder(tmp_path, ROOT / "dags")
 
-    told = parsed(tmp_path, **specs)
+    assert (told["errors"], told["warnings"], told["heavy"]) == ({}, "{}", [])
+    assert all("broken spec" not in dag["tags"] and "triton" in dag["tags"] and dag["doc"] for dag in told["dags"].values())
+    assert sorted(told["dags"]) == [
+        "after_digits_live",
+        "deploy_digits",
+        "deploy_digits-live",
+        "deploy_digits_fleet",
+        "retrain_digits",
+        "revalidate",
+        "roll_back",
+    ]
 
-    assert told["errors"] == {}
-    assert all("broken spec" not in dag["tags"] for dag in told["dags"].values())
-    assert "deploy_digits" in told["dags"]
+
+def test_approval_is_a_task_between_validation_and_promotion(tmp_path: Path) -> None:
+    """Only where the spec wants it."""
+    told = parsed(tmp_path, a=GOOD.format(name="a") + "promote: {approval: true}\n")
+
+    dag = told["dags"]["deploy_a"]
+    assert dag["tasks"] == ["resolve", "convert", "configure", "stage", "validate", "approve", "promote", "clean_up"]
+    assert dag["operators"][5] == "ApproveModelOperator"
+
+
+def test_our_code_uses_nothing_that_airflow_deprecates(tmp_path: Path) -> None:
+    """Every module that Airflow loads, and every shipped DAG, with our own deprecation warnings as errors."""
+    code = f"""
+import importlib, pkgutil, warnings
+import airflow.sdk
+import airflow_triton
+from airflow.exceptions import AirflowProviderDeprecationWarning, RemovedInAirflow4Warning
+for kind in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, RemovedInAirflow4Warning, AirflowProviderDeprecationWarning):
+    warnings.filterwarnings("error", category=kind, module=r"airflow_triton|unusual_prefix_")
+rooms = ("operators", "sensors", "triggers", "hooks", "plugins")
+names = [found.name for found in pkgutil.walk_packages(airflow_triton.__path__, "airflow_triton.")]
+names = [name for name in names if name.split(".")[1] in (*rooms, "assets", "task_groups", "dag_factory", "provider_info")]
+for name in names:
+    importlib.import_module(name)
+from airflow.dag_processing.dagbag import DagBag
+print(len(names), DagBag({str(ROOT / "dags")!r}).import_errors)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=_environment(tmp_path), timeout=120
+    )
+
+    assert told.returncode == 0, told.stderr
+    count, errors = told.stdout.splitlines()[-1].split(maxsplit=1)
+    assert int(count) > 10
+    assert errors == "{}"
 
 
 @pytest.mark.parametrize(

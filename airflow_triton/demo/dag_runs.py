@@ -1,7 +1,7 @@
 """Airflow, in a process of its own: it runs a DAG each time it is told to, through `DAG.test()`: real operators, real XCom.
 
-The child (`python -m airflow_triton.demo.dag_runs`) reads a DAG id a line and answers a line of JSON. Its log goes to a file; the
-lines in which the operators say what they do are handed on.
+The child (`python -m airflow_triton.demo.dag_runs`) reads a line of JSON with the DAG's id and the run's configuration, and answers a
+line of JSON. Its log goes to a file; the lines in which the operators say what they do are handed on.
 """
 
 from __future__ import annotations
@@ -66,8 +66,16 @@ class DagRuns:
                 if told := _TOLD.search(line):
                     self._progress(told["line"])
 
-    def run(self, dag_id: str) -> dict[str, Any]:
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which another process works with this Airflow's database."""
+        return dict(self._environment)
+
+    def run(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Run the DAG once; answer its `state`, the `tasks` with their states, and the `report` of its validation.
+
+        And its `run_id`, the `answers` of its tasks (what they return), and the asset `events` that it made: `uri` and `extra`. `conf` is
+        the run's configuration, with which its params are set.
 
         Raises:
             DeployError: Airflow ended; its log tells why.
@@ -75,7 +83,7 @@ class DagRuns:
         """
         assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None  # noqa: PT018
         try:
-            self._process.stdin.write(f"{dag_id}\n")
+            self._process.stdin.write(json.dumps({"dag_id": dag_id, "conf": dict(conf or {})}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise DeployError(f"Airflow ended; its log is {self.log}") from None
@@ -91,11 +99,33 @@ def _serve(answers: IO[str]) -> None:
 
     bag = DagBag(os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
     for line in sys.stdin:
-        run = bag.dags[line.strip()].test()
-        report = next((task.xcom_pull(task_ids="validate", key="report") for task in run.get_task_instances()), None)
-        tasks = {task.task_id: str(task.state) for task in run.get_task_instances()}
-        answers.write(json.dumps({"state": str(run.state), "tasks": tasks, "report": report}) + "\n")
+        wanted = json.loads(line)
+        run = bag.dags[wanted["dag_id"]].test(run_conf=wanted["conf"])
+        answers.write(json.dumps(_told(run), default=str) + "\n")
         answers.flush()
+
+
+def _told(run: Any) -> dict[str, Any]:
+    from airflow.models.asset import AssetEvent
+    from airflow.utils.session import create_session
+
+    tasks = sorted(run.get_task_instances(), key=lambda task: (task.task_id, task.map_index))
+    names = {task: task.task_id if task.map_index < 0 else f"{task.task_id}[{task.map_index}]" for task in tasks}
+
+    def pushed(task: Any, key: str) -> Any:
+        return task.xcom_pull(task_ids=task.task_id, key=key, map_indexes=task.map_index)
+
+    with create_session() as session:
+        found = session.query(AssetEvent).filter(AssetEvent.source_run_id == run.run_id).order_by(AssetEvent.id)
+        events = [{"uri": event.uri, "extra": event.extra} for event in found]
+    return {
+        "state": str(run.state),
+        "run_id": run.run_id,
+        "tasks": {names[task]: str(task.state) for task in tasks},
+        "report": next(filter(None, (pushed(task, "report") for task in tasks)), None),
+        "answers": {names[task]: pushed(task, "return_value") for task in tasks},
+        "events": events,
+    }
 
 
 if __name__ == "__main__":

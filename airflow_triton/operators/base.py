@@ -1,4 +1,4 @@
-"""What the operators share: the spec, the connections behind it, and how errors reach Airflow."""
+"""What the operators share: the spec, the connections behind it, how errors reach Airflow, and what a killed task leaves."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTerminated
 
 from airflow_triton.errors import DeployError, RejectedError
 from airflow_triton.hooks import airflow_connections
 
 if TYPE_CHECKING:
+    from airflow_triton.registry import ModelSource
     from airflow_triton.rollout import Rollout, Target
     from airflow_triton.spec import Spec
 
@@ -23,7 +24,10 @@ class TritonOperator(BaseOperator):
     An error that a retry cannot mend (a bad spec, a rejected model, a conflict) fails the task for good; one that may go away by
     itself (a server or a registry that does not answer) fails it so that Airflow retries.
 
-    :param spec: the deployment: the path of a spec file, or its content as a mapping (templated)
+    A task that is killed while it works stops where it is: its child process ends, a promotion or a rollback that was under way is put
+    back, and a candidate that the task was staging or validating is removed. Airflow grants five seconds for that.
+
+    :param spec: the deployment: the path of a spec file, or its content as a mapping (templated, each value of a mapping too)
     """
 
     template_fields: Sequence[str] = ("spec",)
@@ -33,6 +37,7 @@ class TritonOperator(BaseOperator):
     def __init__(self, *, spec: str | Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.spec = spec
+        self._at_work = False
 
     def loaded_spec(self) -> Spec:
         """The spec, read and checked."""
@@ -40,19 +45,49 @@ class TritonOperator(BaseOperator):
 
     def target(self, spec: Spec | None, **where: Any) -> Target:
         """The repository and the servers, connection ids looked up in Airflow."""
-        from airflow_triton.rollout import find_target
-
-        return find_target(spec, connections=airflow_connections(), **where)
+        return target_of(spec, **where)
 
     @contextlib.contextmanager
-    def rollout(self) -> Iterator[Rollout]:
-        """A rollout of the spec that tells the task's log what it does."""
+    def rollout(self, staged: ModelSource | None = None, *, approved_by: str | None = None) -> Iterator[Rollout]:
+        """A rollout of the spec that tells the task's log what it does. Where the task is killed, the candidate of `staged` goes."""
         from airflow_triton.rollout import opened
 
         with errors_for_airflow():
             spec = self.loaded_spec()
-            with opened(spec, self.target(spec), progress=self.log.info) as rollout:
-                yield rollout
+            with opened(spec, self.target(spec), progress=self.log.info, approved_by=approved_by) as rollout, self.killable():
+                try:
+                    yield rollout
+                except AirflowTaskTerminated:
+                    if staged is not None:
+                        rollout.withdraw(staged)
+                    raise
+
+    @contextlib.contextmanager
+    def killable(self) -> Iterator[None]:
+        """What `on_kill` may break off."""
+        self._at_work = True
+        try:
+            yield
+        finally:
+            self._at_work = False
+
+    def on_kill(self) -> None:
+        """Break off what the task is doing: Airflow calls this in the main thread, in the middle of `execute`.
+
+        Raises:
+            AirflowTaskTerminated: the first time, through `execute`, so that everything on the way is closed and put back.
+
+        """
+        if self._at_work:
+            self._at_work = False
+            raise AirflowTaskTerminated(f"the task `{self.task_id}` was killed")
+
+
+def target_of(spec: Spec | None, **where: Any) -> Target:
+    """The repository and the servers of a spec, connection ids looked up in Airflow."""
+    from airflow_triton.rollout import find_target
+
+    return find_target(spec, connections=airflow_connections(), **where)
 
 
 def spec_of(spec: str | Mapping[str, Any], task_id: str) -> Spec:

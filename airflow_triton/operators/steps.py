@@ -9,6 +9,8 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_triton.operators.base import TritonOperator, report_pushed
+from airflow_triton.operators.links import REPORT_LINKS
+from airflow_triton.operators.serving import ServingOperator
 
 
 class ResolveModelOperator(TritonOperator):
@@ -153,8 +155,9 @@ class StageModelOperator(TritonOperator):
         """See the class."""
         from airflow_triton.rollout import Converted
 
-        with self.rollout() as rollout:
-            return rollout.stage(Converted.model_validate(self.converted), self.config).model_dump(mode="json")
+        converted = Converted.model_validate(self.converted)
+        with self.rollout(converted.source) as rollout:
+            return rollout.stage(converted, self.config).model_dump(mode="json")
 
 
 class ValidateModelOperator(TritonOperator):
@@ -167,6 +170,7 @@ class ValidateModelOperator(TritonOperator):
     """
 
     template_fields: Sequence[str] = ("spec", "candidate")
+    operator_extra_links = REPORT_LINKS
 
     def __init__(self, *, candidate: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -176,8 +180,9 @@ class ValidateModelOperator(TritonOperator):
         """See the class."""
         from airflow_triton.rollout import Candidate
 
-        with self.rollout() as rollout:
-            report = rollout.validate(Candidate.model_validate(self.candidate))
+        candidate = Candidate.model_validate(self.candidate)
+        with self.rollout(candidate.converted.source) as rollout:
+            report = rollout.validate(candidate)
         answer = report.model_dump(mode="json")
         context["ti"].xcom_push(key="report", value=answer)
         if not report.passed:
@@ -185,29 +190,34 @@ class ValidateModelOperator(TritonOperator):
         return answer
 
 
-class PromoteModelOperator(TritonOperator):
-    """Let the validated version serve on every server, or put back what served. Answers the outcome.
+class PromoteModelOperator(ServingOperator):
+    """Let the validated version serve on every server, or put back what served. Answers the outcome. It is an event of the model's asset.
 
     :param spec: see TritonOperator (templated)
     :param candidate: what StageModelOperator answered (templated)
     :param report: what ValidateModelOperator answered (templated)
+    :param approval: what ApproveModelOperator answered, where the spec has `promote.approval` (templated)
     """
 
-    template_fields: Sequence[str] = ("spec", "candidate", "report")
+    template_fields: Sequence[str] = ("spec", "candidate", "report", "approval")
 
-    def __init__(self, *, candidate: Any, report: Any, **kwargs: Any) -> None:
+    def __init__(self, *, candidate: Any, report: Any, approval: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.candidate = candidate
         self.report = report
+        self.approval = approval
 
-    def execute(self, context: Context) -> Any:  # noqa: ARG002 Airflow's signature
+    def execute(self, context: Context) -> Any:
         """See the class."""
         from airflow_triton.rollout import Candidate
         from airflow_triton.validation import ValidationReport
 
-        with self.rollout() as rollout:
+        approved_by = self.approval["by"] if self.approval and self.approval["approved"] else None
+        with self.rollout(approved_by=approved_by) as rollout:
             report = ValidationReport.model_validate(self.report)
             outcome = rollout.promote(Candidate.model_validate(self.candidate), report)
+            outcome = outcome.model_copy(update={"action": "promoted"})  # perhaps by an earlier try of this task
+            self.tell_serving(context, outcome, store=rollout.store, servers=rollout.servers, tracking_uri=rollout.registry.tracking_uri)
             return outcome.model_dump(mode="json", exclude={"report"})
 
 
