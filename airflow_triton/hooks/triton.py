@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import mask_secret
 
 from airflow_triton.errors import DeployError, SpecError
 
@@ -20,8 +22,9 @@ class TritonHook(BaseHook):
 
     The connection's host is a URL (`http://triton:8000`, `grpcs://triton:8001`), or a bare host name with its port and, in the
     extra, `protocol` (`http`, the default, or `grpc`) and `tls` (true or false). The password, if there is one, is sent as a bearer
-    token with every request. The extra `control_mode` (`explicit`, `poll` or `none`) says how the
-    server was started. Other extras are not read.
+    token with every request; so is each of the extra `headers` (NAME=VALUE, separated by commas, or a JSON object). For https and
+    grpcs, the extra `ca` is a file of the authorities that the server's certificate may be of, `certificate` and `key` are files of our
+    own. The extra `control_mode` (`explicit`, `poll` or `none`) says how the server was started. Other extras are not read.
 
     :param triton_conn_id: the connection's id
     """
@@ -66,8 +69,22 @@ class TritonHook(BaseHook):
                     "valid are http and grpc, true and false"
                 )
             host = f"{protocol}{'s' if tls else ''}://{host}" + (f":{connection.port}" if connection.port else "")
-        headers = {"authorization": f"Bearer {connection.password}"} if connection.password else {}
-        return replace(ServerAddress.parse(host, headers=headers), control_mode=mode)
+        headers = self._headers(connection.password, extra.get("headers"))
+        address = ServerAddress.parse(host, headers=headers)
+        ca, certificate, key = (extra.get(name) or None for name in ("ca", "certificate", "key"))
+        return replace(address, control_mode=mode, ca=ca, certificate=certificate, key=key)
+
+    def _headers(self, password: str | None, given: Any) -> dict[str, str]:
+        """The headers of the connection; Airflow's log masks their values from now on."""
+        from airflow_triton.server.environment import headers_of
+
+        where = f"the Airflow connection `{self.triton_conn_id}`: the extra `headers`"
+        headers = headers_of(given if isinstance(given, str) else json.dumps(given or {}), where)
+        for value in (*headers.values(), password):
+            mask_secret(value)
+        if password:
+            headers["authorization"] = f"Bearer {password}"
+        return headers
 
     def get_conn(self) -> TritonClient:
         """A client of the server, to be closed by the caller."""
