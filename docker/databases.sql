@@ -1,0 +1,2 @@
+-- Beside `airflow`, which the image makes.
+CREATE DATABASE mlflow;
