@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KEEP ?=
+WORKERS ?= 3
 # PyTorch without CUDA, where its index can be reached: 200 MB instead of several GB.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 CPU_TORCH = $$(curl -sfI --max-time 5 $(TORCH_INDEX)/torch/ >/dev/null 2>&1 && echo --extra-index-url $(TORCH_INDEX))
@@ -27,11 +28,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## the main job, in front of you: MLflow, Airflow and Triton on this machine (KEEP=1 keeps the server up)
 	@$(BIN)/airflow-triton demo $(if $(KEEP),--keep)
 
-test: install  ## the whole test suite
-	@$(BIN)/python -m pytest
+test: install  ## the whole test suite, three files at a time (WORKERS=1: one after the other)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-soak: install  ## kill a deployment at every call of the file system and of an object store (an hour); writes docs/soak.md
-	@AIRFLOW_TRITON_SOAK=1 $(BIN)/python -m pytest tests/test_crash.py -k test_soak
+soak: install  ## kill deployments at every call, promote a thousand times under load, kill Airflow's processes (two hours); writes into docs/
+	@AIRFLOW_TRITON_SOAK=1 $(BIN)/python -m pytest tests/test_crash.py tests/test_soak.py tests/test_live_airflow.py -k soak
 
 conformance: install  ## ONNX's own backend tests, and a model of every kind, on the real Triton (half an hour); writes into docs/
 	@AIRFLOW_TRITON_CONFORMANCE=1 $(BIN)/python -m pytest -s tests/test_onnx_backend.py tests/test_conversion_table.py

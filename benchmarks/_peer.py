@@ -1,4 +1,4 @@
-"""The peer package from PyPI, in an environment of its own: what it does to publish a model, timed inside its process."""
+"""The peer package from PyPI, in an environment of its own: what it does to publish a model, and its calls by MLflow's own client."""
 
 from __future__ import annotations
 
@@ -41,3 +41,9 @@ def publish(artifact: Path, repository: str) -> float:
         env={**os.environ, "TRITON_MODEL_REPO": repository},
     )
     return float(told.stdout.splitlines()[-1])
+
+
+def python() -> str:
+    """Its interpreter."""
+    install()
+    return str(HOME / "bin" / "python")

@@ -12,7 +12,7 @@ def test_the_main_job(tmp_path: Path) -> None:
     """Two good scikit-learn models are promoted by the DAG, the bad one is rejected, back and forward, and no request fails."""
     script = Path(sys.executable).parent / "airflow-triton"
     ended = subprocess.run(
-        [script, "demo", "--json", "--folder", tmp_path / "tour"], capture_output=True, text=True, timeout=280, check=False
+        [script, "demo", "--json", "--folder", tmp_path / "tour"], capture_output=True, text=True, timeout=560, check=False
     )
 
     assert ended.returncode == 0, ended.stderr
