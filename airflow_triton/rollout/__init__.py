@@ -1,6 +1,6 @@
 """The pipeline: from a spec to a model that serves, and back.
 
-`pipeline` is the sequence itself; `conversions`, `plans` and `examination` its longer steps; `records` what
+`pipeline` is the sequence itself; `converted_files`, `conversions`, `plans` and `examination` its longer steps; `records` what
 travels between its steps; `serving` the servers of one model taken together;
 `verdicts` what MLflow is told; `target` where it all goes; `rollback`, `adoption`, `delete`, `plan` (what would be done), `status` (with
 `drift`, its words) and `history` what their names say.

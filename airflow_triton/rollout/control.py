@@ -173,8 +173,16 @@ class Poll(_WithoutCalls):
         self._await_taken(client, model, versions, config, None)
 
     def forget(self, client: TritonClient, model: str) -> None:
-        """See Control."""
+        """See Control. Triton's index does not list a model whose files are gone, although it answers until the next poll."""
         client.wait_unloaded(model, seconds=POLL_SECONDS)
+        deadline = time.monotonic() + POLL_SECONDS
+        while client.is_ready(model):
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"{client.address} still answers for `{model}` {POLL_SECONDS:g} s after its files were removed: is it in POLL mode "
+                    "(NONE answers the same)?"
+                )
+            time.sleep(LOOK_SECONDS)
 
     def warnings(self, version: int) -> list[str]:  # noqa: ARG002
         """See Control."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal
 
 from airflow_triton import convert as conversion
 from airflow_triton import model_config, repository
-from airflow_triton.convert import tensorrt
 from airflow_triton.errors import (
     ConflictError,
     DeployError,
@@ -26,19 +25,19 @@ from airflow_triton.errors import (
     ValidationDataError,
 )
 from airflow_triton.registry import ModelSource, Registry
-from airflow_triton.repository import Item, Manifest, Release, Repository
+from airflow_triton.repository import Manifest, Release, Repository
 from airflow_triton.repository.places import etag_of
 from airflow_triton.rollout.author import author
 from airflow_triton.rollout.conversions import Conversions
+from airflow_triton.rollout.converted_files import ConvertedFiles
 from airflow_triton.rollout.examination import Examination
-from airflow_triton.rollout.plans import BuiltPlan, Plans, plan_id
+from airflow_triton.rollout.plans import BuiltPlan, Plans
 from airflow_triton.rollout.promotion import Fleet, Part, all_servers, bring_back, let_serve
 from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, in_short, onnx_id, servable_id
 from airflow_triton.rollout.reports import Reports
 from airflow_triton.rollout.serving import Servers
 from airflow_triton.rollout.staging import Staging
 from airflow_triton.rollout.verdicts import Verdicts
-from airflow_triton.rollout.work_area import leave
 from airflow_triton.servable import Servable
 from airflow_triton.server.releases import onnx_limits, release_of
 from airflow_triton.spec import Spec
@@ -90,6 +89,7 @@ class Rollout:
         self.progress = progress
         self.verdicts = Verdicts(registry, spec.name)
         self.conversions = Conversions(spec, registry, workspace, progress, self._onnx_limits)
+        self.files = ConvertedFiles(spec, store, self.conversions, workspace)
         self.examination = Examination(spec.name, spec.validation, store, servers, self.conversions, lookup=lookup)
         self.reports = Reports(registry, spec.name, self.examination.kept, copies)
         self.plans = Plans(spec, store, self.conversions)
@@ -175,28 +175,22 @@ class Rollout:
         """
         with self._failure_told(source), self._step("convert", f"{source} ({', '.join(source.flavors)}) to {self.spec.convert.to}"):
             whole = servable_id(self.spec, source)
-            if stored := self.stored(source):
+            if stored := self.files.stored(source):
                 self.progress("convert: the stored version is made of the same model, nothing to convert")
                 return stored
             if self.spec.convert.plans is None:
-                return self.waiting(source, whole) or self._convert(source, whole)
+                return self.files.waiting(source, whole) or self._converted(source, whole)
             identity = onnx_id(self.spec, source)
-            converted = self.waiting(source, whole) or self.waiting(source, identity) or self._convert(source, identity)
+            converted = self.files.waiting(source, whole) or self.files.waiting(source, identity) or self._converted(source, identity)
             if converted.servable_id != whole:
                 self.plans.check(converted)
             return converted
 
-    def stored(self, source: ModelSource) -> Converted | None:
-        """The stored version, where it is whole and made of the very same: there is nothing to convert."""
-        whole, found = servable_id(self.spec, source), self.store.manifest(self.spec.name, source.version)
-        if found is None or found.servable is None or found.servable_id != whole or self._damage(source.version):
-            return None
-        return Converted(source=source, servable_id=whole, servable=found.servable, files=found.files)
-
-    def waiting(self, source: ModelSource, identity: str) -> Converted | None:
-        """What an earlier attempt left."""
-        waiting = self.store.servable(self.spec.name, identity)
-        return None if waiting is None else Converted.model_validate_json(waiting).model_copy(update={"source": source})
+    def _converted(self, source: ModelSource, identity: str) -> Converted:
+        try:
+            return self.files.make(source, identity)
+        except RejectedError as error:
+            raise self._rejected(source, error) from None
 
     def build_plan(self, converted: Converted, kind: str = "") -> BuiltPlan | None:
         """Build the TensorRT plan on this worker's GPU, for one of `convert.tensorrt.gpus`; None where the version is whole already.
@@ -225,38 +219,6 @@ class Rollout:
             return converted
         with self._failure_told(converted.source), self._step("assemble", f"{len(built)} plan(s)"):
             return self.plans.assemble(converted, built, whole, self.servers)
-
-    def _damage(self, version: int) -> list[str]:
-        return self.store.damage(self.spec.name, version, thorough=False)
-
-    def _convert(self, source: ModelSource, identity: str) -> Converted:
-        """Convert the model and leave the files in the repository's work area; the first of several that do so wins."""
-        with self.store.new_staging() as folder:
-            neighbours = self.store.lying_at(source.artifacts)  # before the download: what changes after it is not copied
-            try:
-                made = self.conversions.make(source, folder / "files", shared=self.store.on_disk)
-            except RejectedError as error:
-                raise self._rejected(source, error) from None
-            converted = Converted(
-                source=source,
-                servable_id=identity,
-                servable=self.accelerated(made.servable),
-                files=made.files,
-                agreement=made.agreement,
-                conversion_seconds=made.seconds,
-            )
-            known = repository.same_files(self.registry.download(source, self.workspace), neighbours, made.files) if neighbours else {}
-            items = [Item(file, known.get(file.sha256, folder / "files" / file.path)) for file in made.files]
-            leave(self.store, self.spec.name, identity, items, converted)
-        found = self.waiting(source, identity)
-        if found is None:
-            raise ConflictError(f"the converted files of {source} were removed by another deployment of `{self.spec.name}`; run it again")
-        return found
-
-    def accelerated(self, servable: Servable) -> Servable:
-        """The servable, with what tells Triton to let TensorRT accelerate it where the spec wants that."""
-        options = self.spec.convert.acceleration
-        return servable if options is None else servable.model_copy(update={"settings": tensorrt.acceleration.config(servable, options)})
 
     def _rejected(self, source: ModelSource, error: RejectedError) -> RejectedError:
         """A model that was converted, and does not answer as the MLflow model does: rejected as any other."""
@@ -486,9 +448,7 @@ class Rollout:
                 except DeployError as error:
                     problems.append(str(error))
             try:
-                for identity in self._servable_ids(source):
-                    self.store.remove(self.store.servable_place(self.spec.name, identity))
-                repository.sweep(self.store, self.spec.name)
+                self.files.remove(source)
             except DeployError as error:
                 problems.append(str(error))
         return self._warn(problems)
@@ -516,13 +476,6 @@ class Rollout:
         for candidate in {name, *repository.stale_candidates(fleet.store, self.spec.name)}:
             problems += self._without(fleet, candidate)
         repository.prune(fleet.store, self.spec.name, keep=self.spec.promote.keep)
-
-    def _servable_ids(self, source: ModelSource) -> list[str]:
-        """Everything that the conversion leaves in the work area."""
-        whole = servable_id(self.spec, source)
-        if self.spec.convert.plans is None:
-            return [whole]
-        return [whole, onnx_id(self.spec, source), *(plan_id(whole, kind) for kind in self.spec.convert.plans.workers())]
 
     def _candidate_name(self, source: ModelSource) -> str:
         return repository.candidate_name(self.spec.name, source.version, deployment_id(self.spec, source))

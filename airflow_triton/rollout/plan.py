@@ -186,19 +186,19 @@ class _Draft:
     def _files(self, source: ModelSource) -> tuple[str, Servable | None]:
         """Where the files would come from, in words; and what Triton would serve, where that is known."""
         whole, plans = servable_id(self.spec, source), self.spec.convert.plans is not None
-        if stored := self.rollout.stored(source):
+        if stored := self.rollout.files.stored(source):
             return "the stored version is reused", stored.servable
-        if waiting := self.rollout.waiting(source, whole):
+        if waiting := self.rollout.files.waiting(source, whole):
             return "what an earlier attempt converted is reused", waiting.servable
         after = "; TensorRT plans are built of it" if plans else ""
         if plans:
             self._tell_of_tools()
-            if self.rollout.waiting(source, onnx_id(self.spec, source)):
+            if self.rollout.files.waiting(source, onnx_id(self.spec, source)):
                 return f"the ONNX model that an earlier attempt converted is reused{after}", None
         route = route_from(source.flavors, self.spec.convert.form, where=source)
         with contextlib.suppress(ServerError):  # what the servers read decides the files; the plan has said who does not answer
             if kept := self.rollout.conversions.kept(source):
-                return f"from the cache of conversions{after}", None if plans else self.rollout.accelerated(kept.servable)
+                return f"from the cache of conversions{after}", None if plans else self.rollout.files.accelerated(kept.servable)
         return f"convert {route.flavor} to {self.spec.convert.form}{after}", None
 
     def _tell_of_tools(self) -> None:
