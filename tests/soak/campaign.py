@@ -131,8 +131,13 @@ class Soak:
                 self.problems.append(f"round {number}, {kind}: {told}")
 
     def held(self) -> Held:
-        """What this process and the server hold now."""
-        return look(self.triton, self.store, NAME, len({row.name for row in self.client.index()}))
+        """What this process and the server hold, once the server has let go of what it unloads: one model is served by one process."""
+        deadline = time.monotonic() + PATIENCE
+        while (held := look(self.triton, self.store, NAME, len({row.name for row in self.client.index()}))).server_processes > 1:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
+        return held
 
     def _next(self, number: int) -> tuple[str, Callable[[], str]]:
         """A round's kind, and what makes it: the answer is what went wrong with it."""

@@ -15,7 +15,12 @@ from soak.clients import PROTOCOLS, RATE
 from soak.resources import Held
 
 PAGE = Path(__file__).parents[2] / "docs" / "promotion-soak.md"
-MOST = {"memory": (1.3, 50.0), "server_memory": (1.3, 50.0), "threads": (1.0, 5.0), "server_threads": (1.0, 5.0)}
+MOST = {
+    "memory": (1.3, 50.0),
+    "server_memory": (1.3, 50.0),
+    **dict.fromkeys(("threads", "files", "server_threads", "server_files"), (1.0, 5.0)),
+    "config_bytes": (1.3, 0.0),
+}
 """How far a number may grow between the two last looks: by a factor, and by so much on top. All others may not grow at all."""
 
 TEXT = """# Promoted, rejected and rolled back a thousand times
