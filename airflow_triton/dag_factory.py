@@ -34,22 +34,32 @@ def deployment_dags(folder: str | Path) -> dict[str, DAG]:
 
     Nothing but the specs is read: no connection, no registry, no server.
     """
-    wanted = get_parsing_context().dag_id  # on a worker: the one DAG that it is to run
-    dags: dict[str, DAG] = {}
-    for path in find_spec_files(folder):
+    found: dict[str, Spec | SpecError] = {}
+    for path in find_spec_files(
+        folder
+    ):  # all are read before one is built: in turn, each would drive the other out of the processor's cache
         try:
             spec = load_spec(path)
-            dag_id, taken = f"deploy_{spec.name}", f"deploy_{spec.name}" in dags
-            if taken:
+            dag_id = f"deploy_{spec.name}"
+            if dag_id in found:
                 raise SpecError(f"{path}: name: another spec in {folder} has the name {spec.name}")  # noqa: TRY301 said as any other
-            if wanted in (None, dag_id):
-                dags[dag_id] = deployment_dag(spec, dag_id=dag_id)
+            found[dag_id] = spec
         except SpecError as error:
             warnings.warn(str(error), stacklevel=2)
-            dag_id = f"deploy_{path.stem}"
-            if wanted in (None, dag_id) and dag_id not in dags:
-                dags[dag_id] = _broken_dag(dag_id, error)
-    return dags
+            found.setdefault(f"deploy_{path.stem}", error)
+    wanted = get_parsing_context().dag_id  # on a worker: the one DAG that it is to run
+    return {dag_id: _built(dag_id, declared) for dag_id, declared in found.items() if wanted in (None, dag_id)}
+
+
+def _built(dag_id: str, declared: Spec | SpecError) -> DAG:
+    """The DAG of a spec, or of what is wrong with it."""
+    if isinstance(declared, SpecError):
+        return _broken_dag(dag_id, declared)
+    try:
+        return deployment_dag(declared, dag_id=dag_id)
+    except SpecError as error:
+        warnings.warn(str(error), stacklevel=3)
+        return _broken_dag(dag_id, error)
 
 
 def deployment_dag(spec: Spec, *, dag_id: str | None = None) -> DAG:

@@ -82,7 +82,7 @@ def get_provider_info() -> dict[str, Any]:
                         "default": "",
                     },
                 },
-            }
+            },
         },
         "connection-types": [
             {

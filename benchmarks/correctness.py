@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from stores.seaweed import SeaweedFS
 
 from airflow_triton.errors import ServerError
 from airflow_triton.local_triton import LocalTriton, free_port
+from airflow_triton.repository import open_repository
 from airflow_triton.server import ServerAddress, TritonClient
 from mlflow_plugin import flavor
 
@@ -55,6 +57,14 @@ KILL_AFTER = (0.0, 0.05, 0.15)
 """Seconds after the first byte of an update has been written."""
 ROWS, _LABELS = blobs(seed=9, rows=4)
 OK = "ok"
+NOTE = (
+    "What becomes of a deployment when something goes wrong: the same calls of MLflow's client, a real MLflow server, a real Triton "
+    "(EXPLICIT) for each; the peer is given the models as folders."
+)
+
+
+class NotDeployedError(Exception):
+    """A good model was not deployed, so that there is nothing to see."""
 
 
 @dataclass
@@ -66,6 +76,7 @@ class Side:
     home: Path
     tracking: str
     checks: dict[str, Any] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     server: LocalTriton | None = None
 
@@ -73,6 +84,7 @@ class Side:
         """The command that makes one call of MLflow's client."""
         if method in ("create_deployment", "update_deployment"):
             arguments = {"flavor": "triton", **({"config": self.checks} if self.checks else {}), **arguments}
+            arguments["model_uri"] = self.places.get(arguments["model_uri"], arguments["model_uri"])
         return [self.python, "-c", CALL, method, json.dumps(arguments)]
 
     def call(self, method: str, **arguments: Any) -> str:
@@ -82,14 +94,18 @@ class Side:
         done = subprocess.run(
             self.command(method, **arguments), capture_output=True, text=True, env=self.environment, cwd=work, check=False, timeout=300
         )
-        lines = done.stderr.strip().splitlines()
-        return (
-            "" if done.returncode == 0 else next((line for line in reversed(lines) if "Exception: " in line or "Error: " in line), "failed")
-        )
+        told = re.findall(r"^[A-Za-z_][\w.]*: .+", done.stderr, re.MULTILINE)
+        return "" if done.returncode == 0 else str(told[-1]) if told else "failed"
+
+    def deploy(self, name: str, model_uri: str) -> None:
+        """Deploy a good model; NotDeployedError where that fails."""
+        if problem := self.call("create_deployment", name=name, model_uri=model_uri):
+            raise NotDeployedError(problem)
 
     @contextlib.contextmanager
     def on(self, repository: str | Path, **environment: str) -> Iterator[TritonClient]:
-        """A Triton over a repository, and a client of it."""
+        """A Triton over a repository, and a client of it. On a prefix without an object, Triton would not start."""
+        open_repository(str(repository)).make()
         with LocalTriton(repository) as self.server, TritonClient(ServerAddress.parse(self.server.http_url)) as client:
             self.environment = {
                 **clean_environment({}),
@@ -109,10 +125,14 @@ class Side:
 
 
 class Models:
-    """The registered models, on a real MLflow server."""
+    """The registered models, on a real MLflow server; `places` are the folders that the same models were saved in, by their URIs.
+
+    The peer is given these: of what MLflow 3 downloads for `models:/...` it takes a note of MLflow's own for the model.
+    """
 
     def __init__(self, tracking: str, home: Path) -> None:
         self.home = home
+        self.places: dict[str, str] = {}
         mlflow.set_tracking_uri(tracking)
         mlflow.set_experiment("correctness")
         self.good(CENTRES)
@@ -128,7 +148,9 @@ class Models:
             (folder / "1" / path).write_bytes(content)
         (folder / "config.pbtxt").write_text(CONFIG)
         with mlflow.start_run():
-            flavor.log_model(folder, name="model", registered_model_name=name)
+            logged = flavor.log_model(folder, name="model", registered_model_name=name)
+        flavor.save_model(folder, folder.parent / "saved")
+        self.places[f"models:/{name}/{logged.registered_model_version}"] = str(folder.parent / "saved")
 
     def good(self, weights: np.ndarray) -> None:
         """A small good version, and the same with a file beside it that takes a while to copy."""
@@ -185,7 +207,7 @@ def killed(side: Side) -> str:
     for number, pause in enumerate(KILL_AFTER):
         repository = side.folder(f"killed-{number}")
         with side.on(repository) as client:
-            assert side.call("create_deployment", name="large", model_uri="models:/large/1") == ""
+            side.deploy("large", "models:/large/1")
             process = subprocess.Popen(
                 side.command("update_deployment", name="large", model_uri="models:/large/2"),
                 env=side.environment,
@@ -222,8 +244,7 @@ def prefix(side: Side, store: SeaweedFS) -> str:
     """On an object store, `resnet` is deleted beside `resnet50`."""
     with side.on(store.url("models", f"{side.name}/prefix"), **store.environment) as client:
         for name in ("resnet", "resnet50"):
-            if problem := side.call("create_deployment", name=name, model_uri="models:/good/1"):
-                return f"not deployed: {problem[:90]}"
+            side.deploy(name, "models:/good/1")
         side.call("delete_deployment", name="resnet")
         left = store.client().list_objects_v2(Bucket="models", Prefix=f"{side.name}/prefix/resnet50/").get("KeyCount", 0)
         return OK if left and answers(client, "resnet50") else "the files of `resnet50` are gone too"
@@ -248,7 +269,7 @@ def foreign(side: Side, store: SeaweedFS) -> str:
 def broken_update(side: Side) -> str:
     """An update to a version that cannot be loaded; then the server is started anew."""
     with side.on(side.folder("broken-update")) as client:
-        assert side.call("create_deployment", name="m", model_uri="models:/good/1") == ""
+        side.deploy("m", "models:/good/1")
         problem = side.call("update_deployment", name="m", model_uri="models:/broken/1")
         now = answers(client, "m")
         assert side.server is not None
@@ -283,7 +304,7 @@ def deletes(side: Side) -> str:
     """What is left after a delete."""
     repository = side.folder("deletes")
     with side.on(repository) as client:
-        assert side.call("create_deployment", name="m", model_uri="models:/good/1") == ""
+        side.deploy("m", "models:/good/1")
         problem = side.call("delete_deployment", name="m")
         left = sorted(str(path.relative_to(repository)) for path in repository.rglob("*") if path.is_file())
         return OK if not left and not answers(client, "m") and not problem else f"left: {', '.join(left) or problem[:80]}"
@@ -301,7 +322,7 @@ def leftovers(side: Side) -> str:
 def client_errors(side: Side) -> str:
     """Requests all the time while a version is replaced by another one."""
     with side.on(side.folder("client-errors")):
-        assert side.call("create_deployment", name="m", model_uri="models:/good/1") == ""
+        side.deploy("m", "models:/good/1")
         counts, stop = {True: 0, False: 0}, threading.Event()
 
         def ask() -> None:
@@ -317,6 +338,14 @@ def client_errors(side: Side) -> str:
         thread.join()
         asked = sum(counts.values())
         return OK if not counts[False] and not problem else f"{counts[False]} of {asked} requests failed {problem[:60]}"
+
+
+def outcome(case: Callable[[Side], str], side: Side) -> str:
+    """What a case comes to."""
+    try:
+        return case(side)
+    except NotDeployedError as error:
+        return f"not deployed: {str(error)[:90]}"
 
 
 def cases(store: SeaweedFS) -> dict[str, Callable[[Side], str]]:
@@ -362,17 +391,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, SeaweedFS(Path(folder) / "seaweed") as store:
         home = Path(folder)
         store.make_bucket("models")
-        os.environ.update(store.environment)
+        os.environ.update(store.environment, MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT="true")
         with mlflow_server(home) as tracking:
-            Models(tracking, home / "made")
+            models = Models(tracking, home / "made")
             checks = {"validate.data": str(holdout(home)), "validate.parity": False, "validate.metrics.accuracy.min": 0.9}
-            sides = [Side("ours", sys.executable, home / "ours", tracking, checks), Side("peer", _peer.python(), home / "peer", tracking)]
+            sides = [
+                Side("ours", sys.executable, home / "ours", tracking, checks=checks),
+                Side("peer", _peer.python(), home / "peer", tracking, places=models.places),
+            ]
             for side in sides:
                 side.home.mkdir()
-            print(f"\n## Correctness\n\n| | this package | {_peer.REQUIREMENTS[0]} |\n| --- | --- | --- |", flush=True)
+            print(f"\n## Correctness\n\n{NOTE}\n\n| | this package | {_peer.REQUIREMENTS[0]} |\n| --- | --- | --- |", flush=True)
             for what, case in cases(store).items():
                 if not only or any(word in what for word in only):
-                    print(f"| {what} | {' | '.join(case(side) for side in sides)} |", flush=True)
+                    print(f"| {what} | {' | '.join(outcome(case, side) for side in sides)} |", flush=True)
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -163,7 +163,10 @@ def test_schema_is_printed() -> None:
     assert "validate" in json.loads(shell("schema").stdout)["properties"]
 
 
-@pytest.mark.parametrize("command", ["apply", "plan", "status", "rollback", "history", "delete", "adopt", "fsck", "serve", "schema", "demo"])
+COMMANDS = ["apply", "plan", "status", "rollback", "history", "delete", "adopt", "fsck", "serve", "schema", "demo"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches(command: str) -> None:
     """Every command has a help that says what it does and takes --json."""
     told = shell(command, "--help").stdout

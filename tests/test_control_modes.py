@@ -387,7 +387,7 @@ def test_poll_notices_a_deletion(polled: Make, polling: LocalTriton) -> None:
     outcome = gone(polled(1))
     assert (outcome.action, outcome.warnings) == ("deleted", ())
     with client_of(polling) as client:
-        assert client.ready_versions("blobs") == ()
+        assert not client.is_ready("blobs")  # the index does not list what is not stored, loaded or not
     assert LocalRepository(polling.repository).models() == []
 
 
@@ -400,8 +400,8 @@ def test_none_says_that_a_deleted_model_serves_until_a_restart(tracking_uri: str
         assert client.ready_versions("blobs") == (1,)
         outcome = gone(make(1))
         assert [warning.partition(";")[0] for warning in outcome.warnings] == ["restart: NONE mode"]
-        assert client.ready_versions("blobs") == (1,)
+        assert client.is_ready("blobs", 1)  # the index does not list it any more
         assert LocalRepository(server.repository).models() == []
         server.stop()
         server.start()
-        assert client.ready_versions("blobs") == ()
+        assert not client.is_ready("blobs", 1)

@@ -24,7 +24,7 @@ from airflow_triton.local_triton import LocalTriton
 from airflow_triton.repository import Repository
 from airflow_triton.server import ServerAddress, TritonClient
 from airflow_triton.tensors import save_arrays
-from airflow_triton.validation import as_model_gives, as_server_takes, ask
+from airflow_triton.validation import as_model_gives, as_server_takes
 
 WHOLE = os.environ.get("AIRFLOW_TRITON_CONFORMANCE") == "1"
 SAMPLE = ("pytorch-operator.test_operator_addmm", "light.light_squeezenet")
@@ -69,7 +69,7 @@ def deployed(case: Case, home: Path, repository: Repository, triton: LocalTriton
     assert manifest is not None
     assert manifest.servable is not None
     config = model_config.parse(released.text)
-    got = as_model_gives(config, manifest.servable, ask(client, name, as_server_takes(config, case.inputs), rows=0))
+    got = as_model_gives(config, manifest.servable, client.infer(name, as_server_takes(config, case.inputs)))
     client.unload(name)
     for output, wanted in case.outputs.items():
         if got[output].shape != wanted.shape or not _same(got[output], wanted):

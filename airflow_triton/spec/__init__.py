@@ -168,7 +168,7 @@ def _words(path: KeyPath) -> tuple[str, ...]:
 def _not_yet(spec: Spec) -> list[Problem]:
     """What the spec declares that the pipeline cannot honour yet."""
     problems = []
-    for path, value in _entries(spec.to_mapping()):
+    for path, value in _entries(spec.written()):
         key = key_path(path)
         text = f"{key}={json.dumps(value)}" if isinstance(value, bool) else f"{key}={value}"
         for pattern, meanwhile in NOT_YET.items():
