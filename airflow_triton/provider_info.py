@@ -110,7 +110,7 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "where the host is no URL",
                         "schema": {"type": ["boolean", "null"], "default": False},
                     },
-                    "headers": {
+                    "secret_headers": {
                         "label": "Headers",
                         "description": "NAME=VALUE, separated by commas; sent with every request",
                         "schema": {"type": ["string", "null"], "format": "password"},

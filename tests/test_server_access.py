@@ -174,7 +174,7 @@ def test_a_connection_has_headers_and_files_of_its_own(guarded: Guarded, monkeyp
 
     for headers in (f"{GRPC_HEADER}={SECRET}", {GRPC_HEADER: SECRET}):
         extra = {
-            "headers": headers,
+            "secret_headers": headers,
             "ca": str(guarded.authority.ca),
             "certificate": str(guarded.ours.certificate),
             "key": str(guarded.ours.key),

@@ -22,7 +22,7 @@ class TritonHook(BaseHook):
 
     The connection's host is a URL (`http://triton:8000`, `grpcs://triton:8001`), or a bare host name with its port and, in the
     extra, `protocol` (`http`, the default, or `grpc`) and `tls` (true or false). The password, if there is one, is sent as a bearer
-    token with every request; so is each of the extra `headers` (NAME=VALUE, separated by commas, or a JSON object). For https and
+    token with every request; so is each of the extra `secret_headers` (NAME=VALUE, separated by commas, or a JSON object). For https and
     grpcs, the extra `ca` is a file of the authorities that the server's certificate may be of, `certificate` and `key` are files of our
     own. The extra `control_mode` (`explicit`, `poll` or `none`) says how the server was started. Other extras are not read.
 
@@ -69,7 +69,7 @@ class TritonHook(BaseHook):
                     "valid are http and grpc, true and false"
                 )
             host = f"{protocol}{'s' if tls else ''}://{host}" + (f":{connection.port}" if connection.port else "")
-        headers = self._headers(connection.password, extra.get("headers"))
+        headers = self._headers(connection.password, extra.get("secret_headers"))
         address = ServerAddress.parse(host, headers=headers)
         ca, certificate, key = (extra.get(name) or None for name in ("ca", "certificate", "key"))
         return replace(address, control_mode=mode, ca=ca, certificate=certificate, key=key)
@@ -78,7 +78,7 @@ class TritonHook(BaseHook):
         """The headers of the connection; Airflow's log masks their values from now on."""
         from airflow_triton.server.environment import headers_of
 
-        where = f"the Airflow connection `{self.triton_conn_id}`: the extra `headers`"
+        where = f"the Airflow connection `{self.triton_conn_id}`: the extra `secret_headers`"
         headers = headers_of(given if isinstance(given, str) else json.dumps(given or {}), where)
         for value in (*headers.values(), password):
             mask_secret(value)
