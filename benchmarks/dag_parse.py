@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from airflow.sdk import DAG, Asset, BaseOperator, chain
+from airflow.sdk import DAG, Asset, AssetWatcher, BaseOperator, chain
 
 from airflow_triton.dag_factory import deployment_dags
 from airflow_triton.operators.steps import (
@@ -29,6 +29,7 @@ from airflow_triton.operators.steps import (
     StageModelOperator,
     ValidateModelOperator,
 )
+from airflow_triton.triggers.registry import RegistryTrigger
 
 ROUNDS = {1: 50, 100: 15, 1000: 7}
 """Specs in the folder -> rounds."""
@@ -45,8 +46,11 @@ TASKS = ("resolve", "convert", "configure", "stage", "validate", "promote", "cle
 
 
 def scheduled(number: int, *, registry: bool) -> list[Asset] | None:
-    """What a DAG by hand is scheduled on."""
-    return [Asset(f"asked_{number}")] if registry else None
+    """What a DAG by hand is scheduled on: an asset with its watcher."""
+    if not registry:
+        return None
+    trigger = RegistryTrigger(name=f"m{number}", model=f"models:/m{number}@challenger", digest="")
+    return [Asset(f"asked_{number}", watchers=[AssetWatcher(name=f"watcher_{number}", trigger=trigger)])]
 
 
 def by_hand(count: int, *, registry: bool) -> list[DAG]:

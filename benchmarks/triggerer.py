@@ -29,6 +29,7 @@ from airflow_triton.server import ServerAddress, TritonClient
 WAITS = int(os.environ.get("AIRFLOW_TRITON_BENCH_WAITS", "1000"))
 MODELS = 10
 POLL_SECONDS = 5.0
+SETTLED = 0.5
 BIN = Path(sys.executable).parent
 DAG_FILE = f"""
 from airflow.sdk import DAG, BaseOperator
@@ -98,17 +99,26 @@ class Bench:
 
     @contextmanager
     def triggerer(self) -> Iterator[psutil.Process]:
-        """The triggerer, once it has taken all waits."""
-        command = [BIN / "airflow", "triggerer", "--skip-serve-logs", "--capacity", str(WAITS + 10)]
+        """The triggerer, once it has taken all waits and has come to rest."""
+        command: list[str | Path] = [BIN / "airflow", "triggerer", "--skip-serve-logs", "--capacity", str(WAITS + 10)]
         with (self.folder / "triggerer.log").open("w") as log:
             process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
         try:
             until(lambda: self.rows("SELECT count(*) FROM trigger WHERE triggerer_id IS NOT NULL")[0][0] == WAITS, process)
-            time.sleep(4 * POLL_SECONDS)
-            yield psutil.Process(process.pid)
+            found = psutil.Process(process.pid)
+            until(lambda: busy(found) < SETTLED, process)  # all of them run
+            yield found
         finally:
             process.terminate()
             process.wait(60)
+
+
+def busy(process: psutil.Process) -> float:
+    """The share of a processor that a process and its children take, over some intervals."""
+    family = [process, *process.children(recursive=True)]
+    cpu, started = sum(sum(one.cpu_times()[:2]) for one in family), time.monotonic()
+    time.sleep(2 * POLL_SECONDS)
+    return float(sum(sum(one.cpu_times()[:2]) for one in family) - cpu) / (time.monotonic() - started)
 
 
 def until(true: Callable[[], bool], process: subprocess.Popen[bytes] | None = None) -> None:
@@ -127,9 +137,7 @@ def measured(bench: Bench, what: str, path: str, each: list[dict[str, Any]], hap
         family = [process, *process.children(recursive=True)]
         memory = sum(one.memory_full_info().uss for one in family) / 2**20
         threads = sum(one.num_threads() for one in family)
-        cpu, started = sum(sum(one.cpu_times()[:2]) for one in family), time.monotonic()
-        time.sleep(4 * POLL_SECONDS)
-        share = (sum(sum(one.cpu_times()[:2]) for one in family) - cpu) / (time.monotonic() - started)
+        share = busy(process)
         happened = happens()
         until(lambda: not bench.rows("SELECT 1 FROM task_instance WHERE state = 'deferred' LIMIT 1"))
         ends = [

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -181,24 +182,34 @@ def classifier(weights: np.ndarray) -> Any:
     return model
 
 
+@contextmanager
+def run_at(tracking_uri: str, *, experiment: str = "Default") -> Iterator[None]:
+    """A run there, that MLflow's own functions log to; afterwards they know of neither the place nor the experiment."""
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_uri)
+    try:
+        found = mlflow.MlflowClient(tracking_uri).get_experiment_by_name(experiment)
+        assert found is not None
+        with mlflow.start_run(experiment_id=found.experiment_id):
+            yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
 def register(
     tracking_uri: str, name: str, model: Any, *, flavor: str = "onnx", change: Callable[[Path], Any] | None = None, **options: Any
 ) -> int:
     """Log a model and register it as the next version of `name`; `change` may do something to its folder in between."""
     import mlflow
 
-    mlflow.set_tracking_uri(tracking_uri)
-    try:
-        mlflow.set_experiment("tests")
-        with mlflow.start_run():
-            positional = [] if model is None else [model]
-            info = getattr(mlflow, flavor).log_model(*positional, name="model", **options)
+    with run_at(tracking_uri, experiment="tests"):
+        positional = [] if model is None else [model]
+        info = getattr(mlflow, flavor).log_model(*positional, name="model", **options)
         if change:
             place = mlflow.MlflowClient().get_logged_model(info.model_id).artifact_location
             change(Path(place.removeprefix("file://")))
         return int(mlflow.register_model(info.model_uri, name).version)
-    finally:
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

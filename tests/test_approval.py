@@ -28,6 +28,8 @@ from airflow_triton.spec import spec_from_mapping
 from mlflow_plugin.deployments import TritonDeploymentClient
 
 Make = Callable[..., dict[str, Any]]
+WAITS = "Waiting for Human-in-the-loop input"
+"""What `DAG.test` logs, every second."""
 
 
 class Approver:
@@ -42,6 +44,7 @@ class Approver:
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ada:admin",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         }
+        self.runs_log = runs.log
         self.log = (home / "api-server.log").open("w")
         self.process: subprocess.Popen[bytes] | None = None
         self.token = ""
@@ -68,18 +71,17 @@ class Approver:
             return json.loads(response.read())
 
     def answer(self, option: str, comment: str) -> None:
-        """Wait until a task asks, and answer it."""
+        """Wait until a task asks and `DAG.test` waits for the answer, which an earlier one would be lost for; and answer it."""
         while not self.token:
             self.start()
             try:
                 self.token = self.ask("POST", "/auth/token", {"username": "ada", "password": "countess"})["access_token"]
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.2)
-        while True:
-            waiting = self.ask("GET", "/api/v2/dags/~/dagRuns/~/hitlDetails?response_received=false")["hitl_details"]
-            if waiting:
-                break
+        told = self.runs_log.read_text().count(WAITS)
+        while self.runs_log.read_text().count(WAITS) == told:
             time.sleep(0.2)
+        waiting = self.ask("GET", "/api/v2/dags/~/dagRuns/~/hitlDetails?response_received=false")["hitl_details"]
         self.seen.append(waiting[0])
         task = waiting[0]["task_instance"]
         where = f"/api/v2/dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}/{task['map_index']}"

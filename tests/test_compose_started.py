@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CENTRES, blobs, classifier
+from conftest import CENTRES, blobs, classifier, run_at
 from live.airflow import AirflowApi
 from live.compose import ROOT, ComposeFile, Native
 from live.postgres import PostgreSQL
@@ -144,13 +144,9 @@ def test_a_model_of_mlflow_goes_through_celery_to_triton(platform: Platform, tmp
     import mlflow
 
     native = platform.native
-    mlflow.set_tracking_uri(native.url("mlflow", 5000))
-    try:
-        with mlflow.start_run():
-            example = blobs(seed=1, rows=3)[0]
-            mlflow.onnx.log_model(classifier(CENTRES.T), name="model", registered_model_name="blobs", input_example={"input": example})
-    finally:
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    with run_at(native.url("mlflow", 5000)):
+        example = blobs(seed=1, rows=3)[0]
+        mlflow.onnx.log_model(classifier(CENTRES.T), name="model", registered_model_name="blobs", input_example={"input": example})
     api = AirflowApi(
         native.url("airflow-api-server", 8080), user="admin", password=native.file.environment("init")["AIRFLOW_ADMIN_PASSWORD"]
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import CENTRES, blobs, classifier
+from conftest import CENTRES, blobs, classifier, run_at
 from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 
@@ -41,11 +41,9 @@ def ready(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tracked(tracking_uri: str) -> Iterator[None]:
-    """MLflow's own functions go to the tests' store."""
-    mlflow.set_tracking_uri(tracking_uri)
-    mlflow.set_experiment("tests")
-    yield
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    """MLflow's own functions go to a run in the tests' store."""
+    with run_at(tracking_uri, experiment="tests"):
+        yield
 
 
 def test_what_is_saved_is_what_nvidias_plugin_saves(ready: Path, tmp_path: Path) -> None:
@@ -79,8 +77,7 @@ def test_logged_deployed_and_asked_as_a_pyfunc(
     rows, labels = blobs(seed=4, rows=40)
     table = pd.DataFrame(rows, columns=["x0", "x1", "x2", "x3"])
     signature = infer_signature(table, np.zeros(3, np.int64))
-    with mlflow.start_run():
-        info = flavor.log_model(ready, "model", "ready-centres", signature=signature)
+    info = flavor.log_model(ready, "model", "ready-centres", signature=signature)
     made = mapping(1)
     checks = {**made["validate"], "parity": False}
     spec = spec_from_mapping({**made, "name": "centres", "model": "models:/ready-centres/1", "validate": checks, "config": {}})
@@ -93,10 +90,9 @@ def test_logged_deployed_and_asked_as_a_pyfunc(
     assert (answer == labels).mean() > 0.9
 
     monkeypatch.setenv("TRITON_URL", triton.grpc_url)
-    with mlflow.start_run():
-        scored = mlflow.models.evaluate(
-            info.model_uri, table.assign(label=labels), targets="label", model_type="classifier", evaluator_config={"log_explainer": False}
-        )
+    scored = mlflow.models.evaluate(
+        info.model_uri, table.assign(label=labels), targets="label", model_type="classifier", evaluator_config={"log_explainer": False}
+    )
     assert scored.metrics["accuracy_score"] > 0.9
 
     native = flavor.load_model("models:/ready-centres/1")

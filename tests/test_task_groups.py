@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import run_at
 
 from airflow_triton.demo.dag_runs import DagRuns
 from airflow_triton.errors import SpecError
@@ -221,21 +222,16 @@ def test_a_killed_conversion_ends_its_child(airflow: DagRuns, repository: LocalR
 
     code = tmp_path / "sleeper.py"
     code.write_text(SLEEPER)
-    mlflow.set_tracking_uri(tracking_uri)
-    try:
-        mlflow.set_experiment("tests")
-        with mlflow.start_run():
-            example = np.ones((2, 2), np.float32)
-            mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(code),
-                input_example=example,
-                signature=mlflow.models.infer_signature(example, example),
-                registered_model_name="sleeper",
-                pip_requirements=["mlflow"],
-            )
-    finally:
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    with run_at(tracking_uri, experiment="tests"):
+        example = np.ones((2, 2), np.float32)
+        mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(code),
+            input_example=example,
+            signature=mlflow.models.infer_signature(example, example),
+            registered_model_name="sleeper",
+            pip_requirements=["mlflow"],
+        )
     assert airflow._process is not None
     parent = psutil.Process(airflow._process.pid)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import CENTRES, classifier
+from conftest import CENTRES, classifier, run_at
 from tests_support import everything_below
 
 from airflow_triton import convert as conversion
@@ -79,14 +79,9 @@ def register(tracking_uri: str, name: str, ready: Path) -> int:
     """Log a ready folder and register it as the next version of `name`."""
     import mlflow
 
-    mlflow.set_tracking_uri(tracking_uri)
-    try:
-        mlflow.set_experiment("tests")
-        with mlflow.start_run():
-            info = mlflow.models.Model.log(None, name="model", flavor=sys.modules[__name__], ready=ready)
+    with run_at(tracking_uri, experiment="tests"):
+        info = mlflow.models.Model.log(None, name="model", flavor=sys.modules[__name__], ready=ready)
         return int(mlflow.register_model(info.model_uri, name).version)
-    finally:
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
 def with_external_data(folder: Path, weights: np.ndarray = CENTRES) -> Path:

@@ -14,7 +14,7 @@ from test_rollout import run
 from test_triton_flavor import lay, register
 
 from airflow_triton import model_config
-from airflow_triton.errors import ServerError, SpecError
+from airflow_triton.errors import RejectedError, SpecError
 from airflow_triton.local_triton import LocalTriton
 from airflow_triton.registry import Registry
 from airflow_triton.repository import LocalRepository, releases
@@ -135,17 +135,34 @@ def test_the_candidate_and_the_release_are_warmed_up_alike(warm: Warm, client: T
 
 
 def test_a_warm_up_that_the_model_refuses_lets_nothing_serve(warm: Warm, client: TritonClient) -> None:
-    """The candidate cannot be loaded, in Triton's and the model's own words; the old version serves. Without a warm-up it goes through."""
+    """The candidate is rejected, in the model's own words, and Triton is not asked to load it so. Without a warm-up it goes through."""
     first = warm.register()
     run(warm.mapping(first))
     second = warm.register(refuses=True)
 
-    with pytest.raises(ServerError, match=r"(?s)failed to run warmup sample 'one row'.*only zeros"):
+    with pytest.raises(RejectedError, match=r"(?s)only zeros.*the warm-up request 'one row'"):
         run(warm.mapping(second))
 
     assert client.ready_versions(NAME) == (first,)
-    assert Registry(warm.tracking_uri).tags(NAME, second)[f"triton.{NAME}.verdict"] == "failed"
+    assert Registry(warm.tracking_uri).tags(NAME, second)[f"triton.{NAME}.verdict"] == "rejected"
     assert run(warm.mapping(second, promote={})).action == "promoted"
+
+
+def test_the_teams_own_samples_are_asked_first(warm: Warm, client: TritonClient) -> None:
+    """Of several rows, of random numbers: as ordinary requests to the candidate, before the release is loaded with them."""
+    version = warm.register(refuses=True)
+    inputs = {"x": {"data_type": "TYPE_FP32", "dims": [3], "random_data": True}}
+    samples = [{"name": "full", "batch_size": 8, "inputs": inputs}]
+
+    run(warm.mapping(version, config={"model_warmup": samples}))
+
+    seen = warm.seen()
+    assert _first(seen, "--")[:2] == ["loaded", [[8, 3]]]
+    assert _first(seen, NAME)[:2] == ["loaded", [[1, 3]] * 8]  # Triton makes eight requests of it, in one batch
+    samples[0]["inputs"]["x"] = {"data_type": "TYPE_FP32", "dims": [3], "zero_data": True}
+    with pytest.raises(RejectedError, match=r"the warm-up request 'full'"):
+        run(warm.mapping(version, config={"model_warmup": samples}))
+    assert client.ready_versions(NAME) == (version,)
 
 
 def test_another_warm_up_is_another_deployment(warm: Warm) -> None:

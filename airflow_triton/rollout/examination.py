@@ -33,9 +33,10 @@ from airflow_triton.validation import (
     golden_of,
     misfit,
     prepare,
+    warm_up,
 )
+from airflow_triton.validation.asking import ANSWER_SECONDS
 from airflow_triton.validation.probe import make_probe
-from airflow_triton.validation.warm_up import Shapes
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -109,7 +110,7 @@ class Examination:
                 _check_fits(check, dataset, converted)
                 check.fit(dataset, converted.servable)
 
-    def shapes(self, converted: Converted, config: ModelConfig) -> Shapes:
+    def shapes(self, converted: Converted, config: ModelConfig) -> warm_up.Shapes:
         """The dims of one row of the data for each input, as the server takes it.
 
         Raises:
@@ -140,6 +141,7 @@ class Examination:
         results: list[CheckResult] = []
         with self._trial(candidate, items) as clients:
             for server, client in clients.items():
+                warm_up.ask(client, asked.model, asked.version, asked.config, seconds=ANSWER_SECONDS)
                 for each in self._rounds(datasets, expected, asked):
                     results += [result.model_copy(update={"server": server}) for result in self._run(client, each, asked, champion)]
             probe = self._probe(client, asked, next(iter(datasets.values())))

@@ -12,6 +12,7 @@ from airflow_triton.repository.layout import CANDIDATE_FILE, CONFIG_FILE
 from airflow_triton.repository.places import Place, etag_of
 from airflow_triton.rollout.promotion import Fleet
 from airflow_triton.rollout.records import Candidate, Converted
+from airflow_triton.rollout.trial import trial_config
 
 
 class Staging:
@@ -46,11 +47,11 @@ class Staging:
             ServerError: a server does not take it, or has another repository.
 
         """
-        only = (candidate.converted.source.version,)
+        only, loaded_with = (candidate.converted.source.version,), trial_config(candidate.config)
         for fleet, staged_on in self.behind(candidate) or self.staged(candidate):
             self.put_candidate(fleet.store, candidate, staged_on)
             try:
-                fleet.servers.serve(candidate.name, only, None, config=candidate.config, told=told)
+                fleet.servers.serve(candidate.name, only, None, config=loaded_with, told=told)
             except ServerError as error:
                 foreign = "failed to poll from model repository" in str(error)
                 hint = f"the candidate lies in {fleet.store}: that is not this server's repository; " if foreign else ""
@@ -58,18 +59,18 @@ class Staging:
 
     def load_where_lacking(self, candidate: Candidate) -> None:
         """Load the candidate on replicas that came, or came back empty, since it was staged; or that it was withdrawn from."""
-        only = (candidate.converted.source.version,)
+        only, loaded_with = (candidate.converted.source.version,), trial_config(candidate.config)
         for fleet, staged_on in self.behind(candidate) or self.staged(candidate):
             late = fleet.servers.among(fleet.servers.lacking(candidate.name, only))
             if late.clients and etag_of(fleet.store.read_config(self.model)) == staged_on:
                 self.put_candidate(fleet.store, candidate, staged_on)
-            late.serve(candidate.name, only, None, config=candidate.config)
+            late.serve(candidate.name, only, None, config=loaded_with)
 
     def put_candidate(self, store: Repository, candidate: Candidate, before: str | None) -> None:
         """Put the candidate into a repository, unless it is there; `before` is the etag of the model's config.pbtxt."""
         if store.read_config(candidate.name) is not None:
             return
-        config = model_config.parse(candidate.config)
+        config = model_config.parse(trial_config(candidate.config))
         config.name = candidate.name
         version = candidate.converted.source.version
         store.put(

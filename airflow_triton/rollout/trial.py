@@ -1,4 +1,4 @@
-"""Where a candidate is tried that no server of the model's own would load: on a Triton of the worker's own."""
+"""How a candidate is loaded to be tried; and where, if no server of the model's own would load it: on a Triton of the worker's own."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from airflow_triton.local_triton import LocalTriton, extras_for
 from airflow_triton.repository import Item, Repository
 from airflow_triton.repository.layout import CONFIG_FILE
 from airflow_triton.server import ServerAddress, TritonClient
+from airflow_triton.validation import warm_up
 
 TRIAL_SERVER = "a local Triton of the worker (NONE mode)"
+
+
+def trial_config(config: str) -> str:
+    """The config.pbtxt with which a candidate is loaded that is to be released with `config`.
+
+    Without its warm-up, which can end a server where it fails: the examination sends those requests.
+    """
+    return model_config.render(warm_up.left_out(model_config.parse(config)))
 
 
 @contextlib.contextmanager
@@ -25,7 +34,7 @@ def local_trial(store: Repository, name: str, version: int, items: Sequence[Item
         ServerError: it does not load the candidate, with its reason.
 
     """
-    declared = model_config.parse(config)
+    declared = model_config.parse(trial_config(config))
     needed = extras_for(declared.backend, declared.platform)
     with store.new_staging() as folder:
         _lay_out(store, folder / name, [item.under(version) for item in items])

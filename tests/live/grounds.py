@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from conftest import CENTRES, blobs, classifier
+from conftest import CENTRES, blobs, classifier, run_at
 from stores.seaweed import SeaweedFS
 from typing_extensions import Self
 
@@ -144,13 +144,9 @@ class Grounds:
         """Register the next version of `blobs`, and let it be the challenger: MLflow tells Airflow."""
         import mlflow
 
-        mlflow.set_tracking_uri(self.mlflow.url)
-        try:
-            with keys_in_environment({"MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}), mlflow.start_run():
-                example = {"input": blobs(seed=1, rows=3)[0]}
-                mlflow.onnx.log_model(classifier(weights.T), name="model", registered_model_name="blobs", input_example=example)
-        finally:
-            mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        with keys_in_environment({"MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}), run_at(self.mlflow.url):
+            example = {"input": blobs(seed=1, rows=3)[0]}
+            mlflow.onnx.log_model(classifier(weights.T), name="model", registered_model_name="blobs", input_example=example)
         version = max(int(found.version) for found in mlflow.MlflowClient(self.mlflow.url).search_model_versions("name='blobs'"))
         if alias:
             self.registry.set_alias("blobs", "challenger", version)
