@@ -6,7 +6,7 @@ an .npz, so that no file needs a pickle to be read. BF16, which numpy lacks, is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +111,8 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
                 np.lib.format.write_array(entry, array.astype(str) if array.dtype.kind == "O" else array, allow_pickle=False)
 
 
-def load_arrays(path: Path, *, only: Collection[str] | None = None) -> dict[str, np.ndarray[Any, Any]]:
-    """Read an .npz without pickle; text comes back as object arrays of `str`. `only`: these arrays, as far as they are there.
+def load_arrays(path: Path, *, only: Callable[[str], bool] = lambda _: True) -> dict[str, np.ndarray[Any, Any]]:
+    """Read an .npz without pickle; text comes back as object arrays of `str`. `only`: whether an array of this name is wanted.
 
     Raises:
         ValidationDataError: the file is no .npz, or needs pickle.
@@ -124,7 +124,7 @@ def load_arrays(path: Path, *, only: Collection[str] | None = None) -> dict[str,
 
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if only is None or name in only}
+            arrays = {name: file[name] for name in file.files if only(name)}
         return {name: array.astype(object) if array.dtype.kind in "US" else array for name, array in arrays.items()}
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValidationDataError(f"{path} cannot be read as an .npz of plain arrays: {error}") from error

@@ -20,7 +20,7 @@ from airflow_triton.errors import ServerError
 from airflow_triton.local_triton import LocalTriton
 from airflow_triton.repository import Probe
 from airflow_triton.servable import Servable, TensorSpec
-from airflow_triton.server import Question, ServerAddress, TritonClient
+from airflow_triton.server import Inference, ServerAddress, TritonClient
 from airflow_triton.validation import Asked, Dataset, Part, Seen, as_model_gives, as_server_takes, ask_all
 from airflow_triton.validation.data.parts import write_part
 from airflow_triton.validation.probe import MOST_ELEMENTS, check_probe, make_probe
@@ -176,10 +176,10 @@ def test_a_request_that_fails_is_raised(asked: TritonClient) -> None:
     """One refused request of many is an error, with the server's reason; no further one leaves."""
     left = []
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[Inference]:
         for number in range(500):
             left.append(number)
-            yield Question("same", 1, {"z" if number == 20 else "x": np.ones((8, 2), dtype=np.float32)})
+            yield Inference("same", 1, {"z" if number == 20 else "x": np.ones((8, 2), dtype=np.float32)})
 
     with pytest.raises(ServerError, match="unexpected inference input 'z'"):
         list(asked.infer_many(questions(), in_flight=4))
@@ -189,8 +189,8 @@ def test_a_request_that_fails_is_raised(asked: TritonClient) -> None:
 def test_questions_that_cannot_be_read_are_raised(asked: TritonClient) -> None:
     """What goes wrong while the questions are made reaches the reader of the answers, as it is."""
 
-    def questions() -> Iterator[Question]:
-        yield Question("same", 1, {"x": np.ones((8, 2), dtype=np.float32)})
+    def questions() -> Iterator[Inference]:
+        yield Inference("same", 1, {"x": np.ones((8, 2), dtype=np.float32)})
         raise ZeroDivisionError("no more")
 
     with pytest.raises(ZeroDivisionError, match="no more"):
@@ -201,10 +201,10 @@ def test_no_more_than_asked_for_are_under_way(asked: TritonClient) -> None:
     """A reader that is slow holds back the questions: those under way and those that wait for it are bounded."""
     left = []
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[Inference]:
         for number in range(200):
             left.append(number)
-            yield Question("same", 1, {"x": np.ones((1, 2), dtype=np.float32)})
+            yield Inference("same", 1, {"x": np.ones((1, 2), dtype=np.float32)})
 
     came = asked.infer_many(questions(), in_flight=2)
     for read in range(1, 11):
@@ -219,7 +219,7 @@ def test_a_client_over_http_leaves_nothing_open(asked: TritonClient, triton: Loc
 
     def held() -> tuple[int, int]:
         with TritonClient(ServerAddress.parse(triton.http_url)) as client:
-            assert len(list(client.infer_many([Question("same", 1, {"x": ROWS})] * 20, in_flight=4))) == 20
+            assert len(list(client.infer_many([Inference("same", 1, {"x": ROWS})] * 20, in_flight=4))) == 20
         gc.collect()
         return psutil.Process().num_fds(), psutil.Process().num_threads()
 

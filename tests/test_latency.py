@@ -12,7 +12,7 @@ import pytest
 
 from airflow_triton.errors import ServerUnreachableError, ValidationDataError
 from airflow_triton.local_triton import LocalTriton, free_port
-from airflow_triton.server import Question, ServerAddress, TritonClient
+from airflow_triton.server import Inference, ServerAddress, TritonClient
 from airflow_triton.spec import Latency
 from airflow_triton.validation import Bench, CheckResult, Dataset, ValidationReport
 from airflow_triton.validation.checks.latency import LatencyCheck, _requests
@@ -181,7 +181,7 @@ def test_two_models_are_measured_in_turns() -> None:
         def __init__(self) -> None:
             self.asked: list[tuple[str, int]] = []
 
-        def time_many(self, questions: Iterator[Question], **_: Any) -> Iterator[tuple[Question, float]]:
+        def time_many(self, questions: Iterator[Inference], **_: Any) -> Iterator[tuple[Inference, float]]:
             found = list(questions)
             self.asked.append((found[0].model, len(found)) if found else ("nothing", 0))
             return ((question, 0.001) for question in found)
@@ -269,7 +269,7 @@ def test_a_percentile_is_a_measured_time(count: int) -> None:
 
 def test_times_are_of_the_request_alone(triton: LocalTriton, client: TritonClient) -> None:
     """Over gRPC and HTTP: at least what the model takes; a reader that is slow adds nothing; every question comes back once."""
-    questions = [Question("slow", 1, {"x": np.full((1, 2), number, np.float32)}) for number in range(4)]
+    questions = [Inference("slow", 1, {"x": np.full((1, 2), number, np.float32)}) for number in range(4)]
     with TritonClient(ServerAddress.parse(triton.http_url)) as over_http:
         for each in (client, over_http):
             taken = list(each.time_many(questions, in_flight=1))

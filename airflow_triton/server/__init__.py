@@ -5,6 +5,7 @@ with the server's own reason.
 """
 
 from airflow_triton.server.address import ServerAddress
-from airflow_triton.server.client import LoadedModel, Question, TritonClient, ready
+from airflow_triton.server.client import LoadedModel, TritonClient, ready
+from airflow_triton.server.transport import Inference
 
-__all__ = ["LoadedModel", "Question", "ServerAddress", "TritonClient", "ready"]
+__all__ = ["Inference", "LoadedModel", "ServerAddress", "TritonClient", "ready"]

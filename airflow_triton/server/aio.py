@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_triton.errors import ServerUnreachableError
 from airflow_triton.server.client import CALL_SECONDS, LoadedModel, ready
-from airflow_triton.server.tls import context, grpc_options
-from airflow_triton.server.transport import channel_args, translated
+from airflow_triton.server.over_grpc import channel_args, client_options
+from airflow_triton.server.tls import context
+from airflow_triton.server.transport import translated
 
 if TYPE_CHECKING:
     from airflow_triton.server.address import ServerAddress
@@ -52,8 +53,7 @@ async def _ask_grpc(address: ServerAddress, seconds: float) -> Any:
     from tritonclient.grpc.aio import InferenceServerClient
 
     headers = {name.lower(): value for name, value in address.headers.items()} or None  # HTTP/2 has no capitals
-    options = {"channel_args": channel_args(address), **grpc_options(address)}
-    async with InferenceServerClient(address.authority, ssl=address.tls, **options) as client:
+    async with InferenceServerClient(address.authority, channel_args=channel_args(address), **client_options(address)) as client:
         answer = await client.get_model_repository_index(headers=headers, as_json=True, client_timeout=seconds)
     return answer.get("models", [])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +12,9 @@ from typing_extensions import Self
 
 from airflow_triton.errors import ServerError, ServerUnreachableError
 from airflow_triton.server.many import answered
-from airflow_triton.server.transport import GrpcTransport, HttpTransport, Transport, translated
+from airflow_triton.server.over_grpc import GrpcTransport
+from airflow_triton.server.over_http import HttpTransport
+from airflow_triton.server.transport import Inference, Pending, Transport, translated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,16 +27,7 @@ LOAD_SECONDS = 180.0
 """The deadline of a load: a large model takes its time, and a backend that cannot start would hang for ever."""
 
 
-@dataclass(frozen=True)
-class Question:
-    """One request: `version` of `model` (None: the one that answers requests without a version) is asked these `inputs`."""
-
-    model: str
-    version: int | None
-    inputs: Mapping[str, np.ndarray]
-
-
-Q = TypeVar("Q", bound=Question)
+Q = TypeVar("Q", bound=Inference)
 
 
 @dataclass(frozen=True)
@@ -171,9 +163,8 @@ class TritonClient:
         numpy dtype of the input's Triton data type; strings as object or text arrays. Answers one array for each of `outputs` (all of the
         model's outputs where none are named). `seconds` is the deadline (default 15).
         """
-        sent, options = self._request(inputs, version, outputs)
-        answer = self._call(f"run `{model}`", "infer", model, sent, deadline=seconds, **options)
-        return _arrays(answer)
+        asked = Inference(model, version, inputs, None if outputs is None else tuple(outputs))
+        return self._answer(model, self._transport.infer(asked, deadline=seconds or self._call_seconds))
 
     def infer_many(
         self, questions: Iterable[Q], *, in_flight: int, seconds: float | None = None
@@ -185,47 +176,35 @@ class TritonClient:
         """
         send = functools.partial(self._send, deadline=seconds or self._call_seconds)
         for question, came in answered(send, questions, in_flight=in_flight):
-            yield question, _arrays(translated(self.address, f"run `{question.model}`", came.result))
+            yield question, self._answer(question.model, came)
 
     def time_many(self, questions: Iterable[Q], *, in_flight: int, seconds: float | None = None) -> Iterator[tuple[Q, float]]:
         """Ask as `infer_many` does; every question with the seconds that it took, in the order in which the answers come.
 
         A request takes from when it is handed to Triton's client library, as a whole message, until that hands out its answer.
         """
-        took: dict[Future[Any], float] = {}
+        took: dict[Pending, float] = {}
         send = functools.partial(self._send, deadline=seconds or self._call_seconds, took=took)
         for question, came in answered(send, questions, in_flight=in_flight):
-            translated(self.address, f"run `{question.model}`", came.result)
+            self._result(question.model, came)
             yield question, took.pop(came)
 
-    def _send(self, question: Question, *, deadline: float, took: dict[Future[Any], float] | None = None) -> Future[Any]:
+    def _send(self, question: Inference, *, deadline: float, took: dict[Pending, float] | None = None) -> Pending:
         """A request that is under way; once it is done, `took` has the seconds that it was."""
-        sent, options = self._request(question.inputs, question.version, None)
         started = time.perf_counter()
-        future = self._transport.submit("infer", question.model, sent, deadline=deadline, **options)
+        pending = self._transport.infer(question, deadline=deadline)
         if took is not None:
-            future.add_done_callback(lambda done: took.update({done: time.perf_counter() - started}))
-        return future
+            pending.add_done_callback(lambda done: took.update({done: time.perf_counter() - started}))
+        return pending
 
-    def _request(
-        self, inputs: Mapping[str, np.ndarray], version: int | None, outputs: Iterable[str] | None
-    ) -> tuple[list[Any], dict[str, Any]]:
-        library = self._transport.library
-        sent = []
-        for name, given in inputs.items():
-            array = given.astype(object) if given.dtype.kind == "U" else given
-            tensor = library.InferInput(name, list(array.shape), _datatype(name, array))
-            tensor.set_data_from_numpy(array)
-            sent.append(tensor)
-        wanted = [library.InferRequestedOutput(name) for name in outputs] if outputs is not None else None
-        return sent, {"model_version": _text(version), "outputs": wanted}
+    def _answer(self, model: str, came: Pending) -> dict[str, np.ndarray]:
+        return self._transport.arrays(self._result(model, came))
 
-
-def _arrays(answer: Any) -> dict[str, np.ndarray]:
-    response = answer.get_response()
-    listed = response["outputs"] if isinstance(response, dict) else response.outputs
-    names = [output["name"] if isinstance(output, dict) else output.name for output in listed]
-    return {name: answer.as_numpy(name) for name in names}
+    def _result(self, model: str, came: Pending) -> Any:
+        try:
+            return came.result()
+        except Exception:  # noqa: BLE001 told apart there
+            return translated(self.address, f"run `{model}`", came.result)
 
 
 def ready(rows: Iterable[LoadedModel]) -> dict[str, tuple[int, ...]]:
@@ -235,20 +214,6 @@ def ready(rows: Iterable[LoadedModel]) -> dict[str, tuple[int, ...]]:
         if row.version is not None and row.state == "READY":
             found.setdefault(row.name, []).append(row.version)
     return {model: tuple(sorted(versions)) for model, versions in found.items()}
-
-
-def _datatype(name: str, array: np.ndarray) -> str:
-    datatype = _known_datatype(array.dtype)
-    if datatype is None:
-        raise ServerError(f"the input `{name}` is {array.dtype}, for which Triton has no data type")
-    return datatype
-
-
-@functools.cache
-def _known_datatype(dtype: np.dtype) -> str | None:
-    from tritonclient.utils import np_to_triton_dtype
-
-    return np_to_triton_dtype(dtype)  # type: ignore[no-any-return]
 
 
 def _text(version: int | None) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from typing import Any, TypeVar
+
+from airflow_triton.server.transport import Pending
 
 Question = TypeVar("Question")
 
@@ -14,9 +15,7 @@ _AHEAD = 4
 """Answers that wait for their reader, at most, as a multiple of the requests under way."""
 
 
-def answered(
-    submit: Callable[[Question], Future[Any]], questions: Iterable[Question], *, in_flight: int
-) -> Iterator[tuple[Question, Future[Any]]]:
+def answered(submit: Callable[[Question], Pending], questions: Iterable[Question], *, in_flight: int) -> Iterator[tuple[Question, Pending]]:
     """Every question with its answer, in the order in which the answers come; each future is done.
 
     `in_flight` questions are under way at a time: the next one leaves as soon as an answer is there, whether or not that was read;
@@ -27,31 +26,29 @@ def answered(
 
 
 class _Flight:
-    def __init__(self, submit: Callable[[Any], Future[Any]], questions: Iterator[Any], in_flight: int) -> None:
+    def __init__(self, submit: Callable[[Any], Pending], questions: Iterator[Any], in_flight: int) -> None:
         self._submit, self._questions, self._most = submit, questions, in_flight
         self._lock = threading.RLock()
         self._news = threading.Condition(self._lock)
-        self._done: list[tuple[Any, Future[Any]]] = []
+        self._done: list[tuple[Any, Pending]] = []
         self._under_way = 0
         self._waiting = 0
         self._ended = False
         self._failed = False
         self._error: BaseException | None = None
 
-    def results(self) -> Iterator[tuple[Any, Future[Any]]]:
+    def results(self) -> Iterator[tuple[Any, Pending]]:
         try:
             while came := self._next_ones():
-                for question, future in came:
-                    with self._lock:
-                        self._waiting -= 1
-                    yield question, future
-                    self._fill()
+                yield from came
+                with self._lock:
+                    self._waiting -= len(came)
             if self._error is not None:
                 raise self._error
         finally:
             self._ended = True
 
-    def _next_ones(self) -> list[tuple[Any, Future[Any]]]:
+    def _next_ones(self) -> list[tuple[Any, Pending]]:
         """The answers that have come, once they are worth the reader's waking up; none at the end."""
         self._fill()
         with self._lock:
@@ -80,7 +77,7 @@ class _Flight:
                 self._under_way += 1
                 future.add_done_callback(functools.partial(self._came, question))
 
-    def _came(self, question: Any, done: Future[Any]) -> None:
+    def _came(self, question: Any, done: Pending) -> None:
         with self._lock:
             self._under_way -= 1
             self._waiting += 1

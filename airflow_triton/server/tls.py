@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING, Any
 from airflow_triton.errors import SpecError
 
 if TYPE_CHECKING:
+    import grpc
+
     from airflow_triton.server.address import ServerAddress
 
 
-def grpc_options(address: ServerAddress) -> dict[str, str]:
-    """What the gRPC client library is told of certificates: files; nothing where there is no TLS.
+def grpc_credentials(address: ServerAddress) -> grpc.ChannelCredentials | None:
+    """What gRPC is told of certificates; None where there is no TLS.
 
     Raises:
         SpecError: a file is not there, or cannot be read.
 
     """
+    import grpc
+
     if not address.tls:
-        return {}
+        return None
     files = {"root_certificates": address.ca, "certificate_chain": address.certificate, "private_key": _key(address)}
-    return {name: _readable(path, address) for name, path in files.items() if path}
+    return grpc.ssl_channel_credentials(**{name: _read(path, address) for name, path in files.items() if path})
 
 
 def context(address: ServerAddress, make: Callable[..., ssl.SSLContext] = ssl.create_default_context) -> ssl.SSLContext:
@@ -34,7 +38,7 @@ def context(address: ServerAddress, make: Callable[..., ssl.SSLContext] = ssl.cr
 
     """
     for path in filter(None, (address.ca, address.certificate, _key(address))):
-        _readable(path, address)
+        _read(path, address)
     try:
         made = make(cafile=address.ca)
         if address.certificate:
@@ -62,9 +66,8 @@ def _key(address: ServerAddress) -> str | None:
     return address.key or address.certificate
 
 
-def _readable(path: str, address: ServerAddress) -> str:
+def _read(path: str, address: ServerAddress) -> bytes:
     try:
-        with Path(path).open("rb"):
-            return path
+        return Path(path).read_bytes()
     except OSError as error:
         raise SpecError(f"{address}: the TLS file {path} cannot be read: {error.strerror}") from None

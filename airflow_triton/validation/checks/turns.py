@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_triton.errors import ServerError
-from airflow_triton.server import Question, TritonClient
+from airflow_triton.server import Inference, TritonClient
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ class Clocked:
 
     def __init__(self, client: TritonClient, model: tuple[str, int], requests: Sequence[Arrays], *, in_flight: int) -> None:
         self._client = client
-        self._questions = [Question(*model, inputs) for inputs in requests]
+        self._questions = [Inference(*model, inputs) for inputs in requests]
         self._in_flight = in_flight
         self._next = 0
         self._wall = 0.0
@@ -56,7 +56,7 @@ class Clocked:
             self.problem = str(error)
         return taken
 
-    def _upcoming(self, count: int) -> Iterator[Question]:
+    def _upcoming(self, count: int) -> Iterator[Inference]:
         for _ in range(count):
             yield self._questions[self._next % len(self._questions)]
             self._next += 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,23 +31,45 @@ def write_part(folder: Path, number: int, part: Part) -> Path:
 
 
 def read_part(path: Path, start: int) -> Part:
-    """The part whose inputs are in this file; `start` is the number of its first row."""
+    """The part whose inputs are in this file; `start` is the number of its first row. Its `table` is read when someone looks into it."""
     beside = _beside(path)
-    rest = load_arrays(beside) if beside.exists() else {}
-    for name, missing in _below(_MISSING, rest).items():
-        rest[f"{_TABLE}{name}"][missing] = None
+    rest = load_arrays(beside, only=lambda name: name == _LABELS or name.startswith(_ANSWER)) if beside.exists() else {}
     return Part(
         start=start,
         inputs=load_arrays(path),
         labels=rest.get(_LABELS),
-        table=_below(_TABLE, rest),
+        table=_Table(beside) if beside.exists() else {},
         answers=_below(_ANSWER, rest),
     )
 
 
 def read_labels(path: Path) -> np.ndarray[Any, Any]:
     """The labels of the part whose inputs are in this file."""
-    return load_arrays(_beside(path), only=(_LABELS,))[_LABELS]
+    return load_arrays(_beside(path), only=lambda name: name == _LABELS)[_LABELS]
+
+
+class _Table(Mapping[str, Any]):
+    """The columns that a file holds, read at the first look: most checks need none of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, np.ndarray[Any, Any]]:
+        found = load_arrays(self._path, only=lambda name: name.startswith((_TABLE, _MISSING)))
+        columns = _below(_TABLE, found)
+        for name, missing in _below(_MISSING, found).items():
+            columns[name][missing] = None
+        return columns
+
+    def __getitem__(self, name: str) -> Any:
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 def _is_none(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
