@@ -35,9 +35,8 @@ def deployment_dags(folder: str | Path) -> dict[str, DAG]:
     Nothing but the specs is read: no connection, no registry, no server.
     """
     found: dict[str, Spec | SpecError] = {}
-    for path in find_spec_files(
-        folder
-    ):  # all are read before one is built: in turn, each would drive the other out of the processor's cache
+    # All are read before one is built: in turn, each would drive the other out of the processor's cache.
+    for path in find_spec_files(folder):
         try:
             spec = load_spec(path)
             dag_id = f"deploy_{spec.name}"

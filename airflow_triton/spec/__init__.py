@@ -1,15 +1,13 @@
 """The spec: what a user declares about one deployment, and nothing that a machine has to find out.
 
-A spec is complete or refused: an unknown key, a wrong type, an impossible combination and a key that the pipeline cannot
-honour yet (`NOT_YET`) are errors that name file, line and key. Reading one costs a few milliseconds and imports nothing heavy.
+A spec is complete or refused: an unknown key, a wrong type, an impossible combination and what the pipeline cannot honour
+yet are errors that name file, line and key. Reading one costs a fraction of a millisecond and imports nothing heavy.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,13 @@ from pydantic import ValidationError
 from airflow_triton.errors import SpecError
 from airflow_triton.spec.convert import Convert, Parity, PythonBackend
 from airflow_triton.spec.model import Promote, Replica, Spec
-from airflow_triton.spec.problems import KeyPath, Problem, from_pydantic, key_path, not_plain, shown
+from airflow_triton.spec.problems import KeyPath, Problem, from_pydantic, not_plain, shown
 from airflow_triton.spec.source import Source, read_source
 from airflow_triton.spec.tensorrt import TensorRT, Worker
 from airflow_triton.spec.validation import Expectations, Golden, Latency, Limits, ServedParity, Severity, Validation
 from airflow_triton.spec.values import is_url
 
 __all__ = [
-    "NOT_YET",
     "Convert",
     "Expectations",
     "Golden",
@@ -48,12 +45,6 @@ __all__ = [
     "load_specs",
     "spec_from_mapping",
 ]
-
-NOT_YET = {
-    "convert.tensorrt.calibration=*://*": "use a file that the GPU worker can read",
-}
-"""What the pipeline cannot honour yet: a key, or a key and its value -> what to do meanwhile. `*` stands for anything."""
-
 
 def load_spec(path: str | Path) -> Spec:
     """The spec of one YAML or JSON file, relative paths resolved against the file's folder.
@@ -122,7 +113,7 @@ def json_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "Deployment of an MLflow model to Triton",
-        "description": f"{Spec.__doc__} Refused for now: {', '.join(NOT_YET)}.",
+        "description": Spec.__doc__,
         "examples": [{"name": "iris", "model": "models:/iris@challenger", "repository": "/models", "servers": ["triton_default"]}],
     }
 
@@ -155,31 +146,8 @@ def _spec_of(source: Source, *, folder: str | None) -> Spec:
         problems += [problem for problem in from_pydantic(error, Spec) if _words(problem.path) not in known]
     if problems or spec is None:
         raise source.error(*problems)
-    unavailable = _not_yet(spec)
-    if unavailable:
-        raise source.error(*unavailable)
     return spec
 
 
 def _words(path: KeyPath) -> tuple[str, ...]:
     return tuple(str(part) for part in path)
-
-
-def _not_yet(spec: Spec) -> list[Problem]:
-    """What the spec declares that the pipeline cannot honour yet."""
-    problems = []
-    for path, value in _entries(spec.written()):
-        key = key_path(path)
-        text = f"{key}={json.dumps(value)}" if isinstance(value, bool) else f"{key}={value}"
-        for pattern, meanwhile in NOT_YET.items():
-            if fnmatchcase(text if "=" in pattern else key, pattern):
-                problems.append(Problem(path, f"not available yet; meanwhile: {meanwhile}"))
-    return problems
-
-
-def _entries(mapping: Mapping[str, Any], above: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    for key, value in mapping.items():
-        path = (*above, key)
-        yield path, value
-        if isinstance(value, dict):
-            yield from _entries(value, path)

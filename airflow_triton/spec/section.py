@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationInfo
+from typing_extensions import Self
 
 from airflow_triton.spec.problems import shown
 
@@ -26,6 +27,10 @@ class Section(BaseModel):
     """A mapping of the spec; an unknown key is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Itself: pydantic copies the default of a section for each spec, and nobody changes one."""
+        return self
 
 
 def folder_of(info: ValidationInfo) -> str | None:

@@ -100,6 +100,8 @@ class TensorRT(Worker):
         if value is None:
             return None
         location = checked_location(value, folder_of(info))
+        if "://" in location:
+            raise ValueError("a URL is not available yet; meanwhile: use a file that the GPU worker can read")
         if not location.lower().endswith(".npz"):
             raise ValueError(f"got {shown(value)}; calibration data is an .npz file, with one array for each input")
         return location
