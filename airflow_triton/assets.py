@@ -14,6 +14,8 @@ from urllib.parse import SplitResult
 
 from airflow.sdk import Asset, AssetAlias
 
+from airflow_triton.asked import asset_uri
+
 SCHEME = "triton"
 _HOST = "models"
 
@@ -32,7 +34,7 @@ def asked_model(name: str) -> Asset:
     Its events start the deployment where the spec says `schedule: registry`. Their `extra` has `version`, `model` (the spec's) and `name`:
     in `payload` where the watcher found it, beside `from_rest_api` where it came over Airflow's API.
     """
-    return Asset(name=f"mlflow/{name}", uri=f"x-mlflow://deployments/{name}", group="model")
+    return Asset(name=f"mlflow/{name}", uri=asset_uri(name), group="model")
 
 
 def any_model() -> AssetAlias:

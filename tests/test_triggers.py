@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from airflow_triton.asked import KEPT_AS, mark_of
 from airflow_triton.errors import RegistryUnreachableError, SpecError
 from airflow_triton.local_triton import LocalTriton, free_port
 from airflow_triton.registry import Registered
@@ -337,7 +338,7 @@ class StoreInMemory:
 def test_the_watcher_fires_when_the_alias_moves_and_when_the_spec_changes(
     registry: tuple[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first look, then each move of the alias; a new triggerer goes on where the last one was; a lost event comes again."""
+    """The first look, then each move of the alias; what was asked for already starts nothing, whoever did; a lost event comes again."""
     monkeypatch.setenv("AIRFLOW__TRITON__REGISTRY_POLL_SECONDS", "0.05")
     uri, client = registry
     add(client, "iris", 3)
@@ -369,6 +370,14 @@ def test_the_watcher_fires_when_the_alias_moves_and_when_the_spec_changes(
         await nothing_comes(events)
         await nothing_comes(watcher().run())
         assert (await anext(watcher("d2").run())).payload["version"] == 3
+        waiting = asyncio.create_task(anext(watcher().run()))
+        await asyncio.sleep(0.2)
+        store.kept[KEPT_AS] = mark_of(1, "d1")  # a receiver of webhooks started the run
+        await asyncio.to_thread(client.set_registered_model_alias, "iris", "challenger", "1")
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        await asyncio.to_thread(client.set_registered_model_alias, "iris", "challenger", "2")
+        assert (await waiting).payload["version"] == 2
 
     asyncio.run(main())
 

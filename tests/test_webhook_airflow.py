@@ -17,6 +17,7 @@ import requests
 from typing_extensions import Self
 from webhooked import SECRET, MlflowServer, ReceiverProcess, answers, deliver, event, rows, signed, until
 
+from airflow_triton.asked import KEPT_AS, asset_uri, mark_of
 from airflow_triton.local_triton import free_port
 from airflow_triton.registry import Registry
 from airflow_triton.spec import load_spec
@@ -98,6 +99,12 @@ class ApiServer:
         """The ids of all DAG runs, in their order."""
         return [run_id for (run_id,) in rows(self.home / "airflow.db", "SELECT run_id FROM dag_run ORDER BY id")]
 
+    def kept(self, name: str) -> str:
+        """What the state store of a deployment's asset holds for its watcher."""
+        query = "SELECT value FROM asset_state_store s JOIN asset a ON a.id = s.asset_id WHERE s.key = ? AND a.uri = ?"
+        ((value,),) = rows(self.home / "airflow.db", query, KEPT_AS, asset_uri(name))
+        return str(json.loads(value))
+
     @property
     def hook(self) -> str:
         """Where it takes deliveries."""
@@ -126,6 +133,11 @@ def expected(airflow: ApiServer, name: str, version: int, more: str = "") -> str
     return f"registry__{name}__{version}__{spec.digest()[:12]}{more}"
 
 
+def kept(airflow: ApiServer, name: str, version: int) -> bool:
+    spec = load_spec(airflow.home / "dags" / "deployments" / f"{name}.json")
+    return airflow.kept(name) == mark_of(version, spec.digest())
+
+
 def done(airflow: ApiServer, count: int) -> None:
     """Wait until so many deliveries are done."""
     query = "SELECT COUNT(*) FROM deliveries WHERE outcome IS NOT NULL"
@@ -149,7 +161,7 @@ def test_without_a_secret_nothing_is_served(airflow: ApiServer) -> None:
 def test_webhook_starts_the_dag_run_once(airflow: ApiServer, mlflow: MlflowServer) -> None:
     """An alias in MLflow makes a DAG run; told again, doubled or seen by a receiver that polls, it is the same one; back is a new one.
 
-    A delivery that was accepted before a crash of the API server is taken up by the next one.
+    A delivery that was accepted before a crash of the API server is taken up by the next one. The watchers are told of each run.
     """
     hooks = Webhooks(mlflow.url)
     hooks.register(airflow.hook, secret=SECRET)
@@ -163,6 +175,7 @@ def test_webhook_starts_the_dag_run_once(airflow: ApiServer, mlflow: MlflowServe
     assert deliver(airflow.hook, body, delivery_id="doubled").json()["status"] == "repeated"
     done(airflow, 3)
     assert len(airflow.runs()) == 1
+    assert kept(airflow, "one", 1)
     hooks.delete()
 
     user = {"AIRFLOW_TRITON_API_USERNAME": "admin", "AIRFLOW_TRITON_API_PASSWORD": PASSWORD, "MLFLOW_TRACKING_URI": mlflow.url}
@@ -178,6 +191,8 @@ def test_webhook_starts_the_dag_run_once(airflow: ApiServer, mlflow: MlflowServe
         assert PASSWORD not in receiver.told()
     made = [expected(airflow, "one", 1), expected(airflow, "one", 3), expected(airflow, "one", 1, "__2"), expected(airflow, "two", 1)]
     assert airflow.runs() == made
+    assert kept(airflow, "one", 1)
+    assert kept(airflow, "two", 1)
 
     with mlflow.mute():
         assert deliver(airflow.hook, event(name="blobs", alias="two", version="3")).status_code == 202

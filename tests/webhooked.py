@@ -136,10 +136,10 @@ class ReceiverProcess:
         return rows(self.journal, query)
 
 
-def rows(journal: Path, query: str) -> list[Any]:
-    """What a journal has."""
-    with contextlib.closing(sqlite3.connect(journal)) as connection:
-        return connection.execute(query).fetchall()
+def rows(database: Path, query: str, *values: str) -> list[Any]:
+    """What a journal, or another database of SQLite, has."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return connection.execute(query, values).fetchall()
 
 
 def event(entity: str = "model_version_alias", action: str = "created", **data: Any) -> bytes:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from airflow_triton.rollout.following import RUN_PREFIX
+import json
+
+from airflow_triton.asked import KEPT_AS, asset_uri, mark_of
+from airflow_triton.rollout.following import RUN_PREFIX, Wanted
 from mlflow_plugin.webhooks.dag_runs import UnknownDagError
 from mlflow_plugin.webhooks.starting import StartError
 
@@ -49,3 +52,25 @@ class OwnAirflow:
         except (AirflowException, ValueError) as error:
             raise StartError(f"Airflow does not start the run `{run_id}` of `{dag_id}`: {error}") from None
         return True
+
+    def tell_watcher(self, wanted: Wanted) -> None:
+        """See mlflow_plugin.webhooks.dag_runs.Airflow. Airflow before 3.3 keeps nothing with an asset."""
+        from airflow.models.asset import AssetModel
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            from airflow._shared.state import AssetScope, AssetStateStoreWriterKind
+            from airflow.state.metastore import MetastoreBackend
+        except ImportError:
+            return
+        kept = json.dumps(mark_of(wanted.version, wanted.spec))
+        try:
+            with create_session() as session:
+                asset = session.scalar(select(AssetModel.id).where(AssetModel.uri == asset_uri(wanted.name)))
+                if asset is not None:
+                    api = AssetStateStoreWriterKind.API
+                    MetastoreBackend().set_asset_state_store(AssetScope(asset_id=asset), KEPT_AS, kept, kind=api, session=session)
+        except SQLAlchemyError as error:
+            raise StartError(f"Airflow's database does not answer: {type(error).__name__}") from None

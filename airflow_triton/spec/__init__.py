@@ -46,6 +46,7 @@ __all__ = [
     "spec_from_mapping",
 ]
 
+
 def load_spec(path: str | Path) -> Spec:
     """The spec of one YAML or JSON file, relative paths resolved against the file's folder.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from airflow_triton.asked import KEPT_AS, mark_of
 from airflow_triton.triggers.shared import Seen, SharedLook, in_thread, shared
 from airflow_triton.triggers.waiting import WaitTrigger
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 30
 """How often a registry is listed for the deployments that follow it, unless `[triton] registry_poll_seconds` says otherwise."""
-_CURSOR = "asked"
 
 
 class ModelVersionTrigger(WaitTrigger):
@@ -96,7 +96,8 @@ class RegistryTrigger(BaseEventTrigger):
 
     The payload is `{"name": "iris", "model": "models:/iris@challenger", "version": 7}`. It also fires when it looks for the first time.
     What was asked for last is kept with the asset (Airflow 3.3 and newer), once the event is on its way: after a crash of the triggerer
-    an event may come twice, and is never lost; the deployment of a version that is released already has nothing to do.
+    an event may come twice, and is never lost; the deployment of a version that is released already has nothing to do. A receiver of
+    webhooks keeps there what it started a run for: the watcher makes no second one of it.
 
     :param name: the model's name on Triton
     :param model: models:/NAME@ALIAS or models:/NAME/latest
@@ -133,9 +134,10 @@ class RegistryTrigger(BaseEventTrigger):
                 kept = await self._keep(last)
             told = _warn(self, told, [seen])
             version = None if seen.answer is None else self._asked(seen.answer)
-            if version is not None and last != f"{version} {self.digest}":
-                last = f"{version} {self.digest}"
-                yield TriggerEvent({"name": self.name, "model": self.model, "version": version})  # type: ignore[no-untyped-call]
+            if version is not None and last != mark_of(version, self.digest):
+                last, kept = mark_of(version, self.digest), await self._kept()
+                if last != kept:
+                    yield TriggerEvent({"name": self.name, "model": self.model, "version": version})  # type: ignore[no-untyped-call]
             await asyncio.sleep(max(0.0, seen.next_at - asyncio.get_running_loop().time()))
 
     def _asked(self, registered: Mapping[str, Registered]) -> int | None:
@@ -145,12 +147,12 @@ class RegistryTrigger(BaseEventTrigger):
 
     async def _kept(self) -> str | None:
         store = getattr(self, "asset_state_store", None)
-        return None if store is None else await store.aget(_CURSOR)
+        return None if store is None else await store.aget(KEPT_AS)
 
     async def _keep(self, asked: str | None) -> str | None:
         store = getattr(self, "asset_state_store", None)
         if store is not None:
-            await store.aset(_CURSOR, asked)
+            await store.aset(KEPT_AS, asked)
         return asked
 
 

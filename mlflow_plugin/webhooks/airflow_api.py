@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from airflow_triton.asked import KEPT_AS, asset_uri, mark_of
 from airflow_triton.errors import SpecError
 from mlflow_plugin.webhooks.dag_runs import UnknownDagError
 from mlflow_plugin.webhooks.starting import StartError
 
 if TYPE_CHECKING:
     import requests
+
+    from airflow_triton.rollout.following import Wanted
 
 TOKEN_VARIABLE = "AIRFLOW_TRITON_API_TOKEN"  # noqa: S105 the name of a variable
 USER_VARIABLE = "AIRFLOW_TRITON_API_USERNAME"
@@ -62,6 +65,15 @@ class AirflowApi:
             return False
         self._read(answer, 200)
         return True
+
+    def tell_watcher(self, wanted: Wanted) -> None:
+        """See dag_runs.Airflow. Airflow before 3.3 has no place for it, and not every user may write there."""
+        asset = asset_uri(wanted.name)
+        found = self._read(self._ask("GET", "/api/v2/assets", params={"uri_pattern": asset}), 200)["assets"]
+        for each in found:
+            if each["uri"] == asset:
+                body = {"value": mark_of(wanted.version, wanted.spec)}
+                self._read(self._ask("PUT", f"/api/v2/assets/{each['id']}/state-store/{KEPT_AS}", json=body), 204)
 
     def _ask(self, method: str, path: str, **options: Any) -> requests.Response:
         if not self._token:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 from airflow_triton.rollout.following import RUN_PREFIX, Wanted
-from mlflow_plugin.webhooks.starting import deploys, next_run_id
+from mlflow_plugin.webhooks.starting import StartError, deploys, next_run_id
 
 
 class UnknownDagError(Exception):
@@ -20,6 +21,9 @@ class Airflow(Protocol):
 
     def start_run(self, dag_id: str, run_id: str) -> bool:
         """Start a run; false where there is one of this id already."""
+
+    def tell_watcher(self, wanted: Wanted) -> None:
+        """Let the watcher of the deployment's asset know what a run was started for: it would start another one."""
 
 
 class DagStarter:
@@ -55,4 +59,6 @@ class DagStarter:
         run_id = next_run_id(wanted, same if same and deploys(same, wanted) else None)
         if not self._airflow.start_run(dag_id, run_id):
             return f"the DAG `{dag_id}` has the run `{run_id}` already"
+        with contextlib.suppress(StartError):  # its run would find the version released, and be skipped
+            self._airflow.tell_watcher(wanted)
         return f"the DAG `{dag_id}` has the new run `{run_id}`, for {wanted}"
