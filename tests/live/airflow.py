@@ -18,6 +18,8 @@ from live.process import BIN, Process, clean_environment, wait_for
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+READING_SECONDS = 3.0
+"""So long a person reads what a task asks."""
 ENDED = ("success", "failed")
 
 
@@ -228,19 +230,23 @@ class AirflowApi:
         return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in content)
 
     def answer(self, dag_id: str, run_id: str, task_id: str, choice: str, *, timeout: float = 400.0) -> None:
-        """Answer what a task asks a person, as soon as it waits for it; again where it asks again.
+        """Answer what a task asks a person, who takes some seconds to read it; again where it asks again.
 
         It does after a kill; and where the answer came before the scheduler had heard that the task waits: Airflow 3.3 then takes the
         task for one that failed.
         """
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
+        seen: list[float] = []
 
         def taken() -> bool:
             with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError):
                 state = self.tasks(dag_id, run_id).get(task_id)
-                if state == "awaiting_input":
+                if state != "awaiting_input":
+                    seen.clear()
+                    return state in ("success", "skipped", "upstream_failed", "failed")
+                seen.append(time.monotonic())
+                if seen[-1] - seen[0] > READING_SECONDS:
                     self.ask("PATCH", path, json={"chosen_options": [choice], "params_input": {}})
-                return state in ("success", "skipped", "upstream_failed", "failed")
             return False
 
         wait_for(f"{choice} of {task_id}", taken, timeout=timeout)
