@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CENTRES, blobs, classifier, run_at
+from conftest import CENTRES, REQUIREMENTS, blobs, classifier, run_at
 from live.airflow import AirflowApi
 from live.compose import ROOT, ComposeFile, Native
 from live.postgres import PostgreSQL
@@ -146,7 +146,9 @@ def test_a_model_of_mlflow_goes_through_celery_to_triton(platform: Platform, tmp
     native = platform.native
     with run_at(native.url("mlflow", 5000)):
         example = blobs(seed=1, rows=3)[0]
-        mlflow.onnx.log_model(classifier(CENTRES.T), name="model", registered_model_name="blobs", input_example={"input": example})
+        mlflow.onnx.log_model(
+            classifier(CENTRES.T), name="model", registered_model_name="blobs", input_example={"input": example}, **REQUIREMENTS
+        )
     api = AirflowApi(
         native.url("airflow-api-server", 8080), user="admin", password=native.file.environment("init")["AIRFLOW_ADMIN_PASSWORD"]
     )

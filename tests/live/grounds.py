@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from conftest import CENTRES, blobs, classifier, run_at
+from conftest import CENTRES, REQUIREMENTS, blobs, classifier, run_at
 from stores.seaweed import SeaweedFS
 from typing_extensions import Self
 
@@ -146,7 +146,7 @@ class Grounds:
 
         with keys_in_environment({"MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}), run_at(self.mlflow.url):
             example = {"input": blobs(seed=1, rows=3)[0]}
-            mlflow.onnx.log_model(classifier(weights.T), name="model", registered_model_name="blobs", input_example=example)
+            mlflow.onnx.log_model(classifier(weights.T), name="model", registered_model_name="blobs", input_example=example, **REQUIREMENTS)
         version = max(int(found.version) for found in mlflow.MlflowClient(self.mlflow.url).search_model_versions("name='blobs'"))
         if alias:
             self.registry.set_alias("blobs", "challenger", version)
