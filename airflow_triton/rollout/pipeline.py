@@ -31,6 +31,7 @@ from airflow_triton.rollout.author import author
 from airflow_triton.rollout.conversions import Conversions
 from airflow_triton.rollout.converted_files import ConvertedFiles
 from airflow_triton.rollout.examination import Examination
+from airflow_triton.rollout.leftovers import Leftovers
 from airflow_triton.rollout.plans import BuiltPlan, Plans
 from airflow_triton.rollout.promotion import Fleet, Part, all_servers, bring_back, let_serve
 from airflow_triton.rollout.records import Candidate, Converted, Outcome, deployment_id, in_short, onnx_id, servable_id
@@ -94,6 +95,7 @@ class Rollout:
         self.reports = Reports(registry, spec.name, self.examination.kept, copies)
         self.plans = Plans(spec, store, self.conversions)
         self.staging = Staging(spec.name, self.fleets, workspace)
+        self.leftovers = Leftovers(spec.name, self.fleets)
         self.seconds: dict[str, float] = {}
 
     @property
@@ -441,12 +443,7 @@ class Rollout:
         """
         name = self._candidate_name(source)
         with self._step("clean up", f"`{name}`"):
-            problems: list[str] = []
-            for fleet in self.fleets:
-                try:
-                    self._clear(fleet, name, problems)
-                except DeployError as error:
-                    problems.append(str(error))
+            problems = self.leftovers.remove(name, keep=self.spec.promote.keep)
             try:
                 self.files.remove(source)
             except DeployError as error:
@@ -457,30 +454,13 @@ class Rollout:
         """Remove the candidate alone, on the servers and in the repositories; answer what did not work. A validation brings it back."""
         name = self._candidate_name(source)
         with self._step("withdraw", f"`{name}`"):
-            problems: list[str] = []
-            for fleet in self.fleets:
-                try:
-                    problems += self._without(fleet, name)
-                except DeployError as error:
-                    problems.append(str(error))
+            problems = self.leftovers.withdraw(name)
         return self._warn(problems)
-
-    @staticmethod
-    def _without(fleet: Fleet, candidate: str) -> list[str]:
-        problems = fleet.servers.withdraw(candidate)
-        fleet.store.remove(fleet.store.model_place(candidate))
-        return [*problems, *fleet.servers.forget(candidate)]
-
-    def _clear(self, fleet: Fleet, name: str, problems: list[str]) -> None:
-        """Remove this candidate and stale ones from a fleet, and the versions that are not kept."""
-        for candidate in {name, *repository.stale_candidates(fleet.store, self.spec.name)}:
-            problems += self._without(fleet, candidate)
-        repository.prune(fleet.store, self.spec.name, keep=self.spec.promote.keep)
 
     def _candidate_name(self, source: ModelSource) -> str:
         return repository.candidate_name(self.spec.name, source.version, deployment_id(self.spec, source))
 
-    def _warn(self, problems: list[str]) -> tuple[str, ...]:
+    def _warn(self, problems: Sequence[str]) -> tuple[str, ...]:
         for problem in problems:
             self.progress(f"warning: {problem}")
         return tuple(problems)
