@@ -194,9 +194,9 @@ def run_at(tracking_uri: str, *, experiment: str = "Default") -> Iterator[None]:
 
     mlflow.set_tracking_uri(tracking_uri)
     try:
-        found = mlflow.MlflowClient(tracking_uri).get_experiment_by_name(experiment)
-        assert found is not None
-        with mlflow.start_run(experiment_id=found.experiment_id):
+        client = mlflow.MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        with mlflow.start_run(experiment_id=found.experiment_id if found else client.create_experiment(experiment)):
             yield
     finally:
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from conftest import blobs, overwrite, register, run_at
+from conftest import blobs, overwrite, register
 from mlflow.deployments import PredictionsResponse, get_deploy_client
 from mlflow.deployments.cli import commands
 from mlflow.exceptions import MlflowException
@@ -329,7 +329,9 @@ def test_the_plugins_own_commands_deploy_its_own_models(
     ready = tmp_path / "ready"
     (ready / "1").mkdir(parents=True)
     (ready / "1" / "model.onnx").write_bytes(sums().SerializeToString())
-    with run_at(mlflow_server, experiment="tests"):
+    experiment = mlflow.MlflowClient().get_experiment_by_name("tests")
+    assert experiment is not None
+    with mlflow.start_run(experiment_id=experiment.experiment_id):
         flavor.log_model(ready, "model", "ready-sums")
     for name, kind, model in (("blobs", "onnx", "blobs"), ("ready", "triton", "ready-sums")):
         assert client.create_deployment(name, f"models:/{model}/1", flavor=kind)["action"] == "promoted"

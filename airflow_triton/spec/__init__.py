@@ -47,6 +47,9 @@ __all__ = [
 ]
 
 
+_ENDINGS = (".yaml", ".yml", ".json")
+
+
 def load_spec(path: str | Path) -> Spec:
     """The spec of one YAML or JSON file, relative paths resolved against the file's folder.
 
@@ -86,10 +89,11 @@ def load_specs(paths: Iterable[str | Path]) -> list[Spec]:
 def find_spec_files(folder: str | Path) -> list[Path]:
     """The .yaml, .yml and .json files directly in the folder, sorted, hidden ones left out."""
     try:
-        found = [each for each in Path(folder).iterdir() if each.suffix.lower() in {".yaml", ".yml", ".json"} and each.is_file()]
+        with os.scandir(folder) as entries:
+            found = sorted(each.path for each in entries if each.name.lower().endswith(_ENDINGS) and each.name[0] != "." and each.is_file())
     except OSError as error:
         raise SpecError(f"{folder}: cannot be read as a folder: {error.strerror}") from error
-    return sorted(each for each in found if not each.name.startswith("."))
+    return [Path(each) for each in found]
 
 
 def spec_from_mapping(data: Mapping[str, Any], *, where: str = "<mapping>", folder: str | Path | None = None) -> Spec:

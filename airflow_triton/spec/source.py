@@ -54,13 +54,14 @@ def read_source(path: str | Path) -> Source:
     """The file's content with its positions; a file that cannot be read or parsed at all is a SpecError."""
     source = Source(where=str(path))
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        with open(path, "rb") as file:  # noqa: PTH123 a folder may hold a thousand
+            text = file.read().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise source.error(Problem((), "no such file")) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise source.error(Problem((), f"cannot be read: {reason}")) from error
-    if Path(path).suffix.lower() == ".json":
+    if source.where.lower().endswith(".json"):
         text = _checked_json(text, source)
     node = _composed(text, source)
     source.data = None if node is None else _built(node, (), source)

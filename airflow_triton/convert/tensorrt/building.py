@@ -120,8 +120,6 @@ def in_environment(options: TensorRT, child_process: ChildProcess) -> ChildProce
 
 
 def _calibration(options: TensorRT, given: Path | None) -> Path | None:
-    if given is None and options.calibration is not None and "://" in options.calibration:
-        raise ConversionError(f"{options.calibration}: the calibration data was not fetched to this worker")
     path = given or (Path(options.calibration) if options.calibration else None)
     if path is not None and not path.is_file():
         raise ConversionError(f"convert.tensorrt.calibration: {path} is not there")
