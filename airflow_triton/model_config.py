@@ -211,6 +211,12 @@ def _max_batch_size(changes: Mapping[str, Any], servable: Servable) -> int:
     return asked
 
 
+def datatype_name(tensor: Any) -> str:
+    """The data type of a tensor in a config as requests have it: `BYTES` for TYPE_STRING, else the name without `TYPE_`."""
+    name: str = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
+    return "BYTES" if name == "TYPE_STRING" else name.removeprefix("TYPE_")
+
+
 def _add_tensor(field: Any, spec: TensorSpec, *, batched: bool) -> None:
     dims = spec.shape[1:] if batched else spec.shape
     tensor = field.add(name=spec.name, dims=dims or [1])

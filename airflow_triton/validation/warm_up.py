@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_triton.errors import ServerError
+from airflow_triton.model_config import datatype_name
 from airflow_triton.server import TritonClient
 from airflow_triton.tensors import NUMPY_TYPES
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 NAME = "one row"
 """The name of the sample, which Triton tells when it fails."""
+
+_SENT = {str(datatype): dtype for datatype, dtype in NUMPY_TYPES.items() if datatype != "BF16"}
+"""The data types that a client can send, with their numpy dtypes."""
 
 Shapes = Mapping[str, Sequence[int]]
 """The dims of one row for each input, as config.pbtxt has dims."""
@@ -80,7 +84,7 @@ def ask(client: TritonClient, model: str, version: int, config: ModelConfig, *, 
 def _is_sendable(sample: Any) -> bool:
     """Whether its values are known here, and can be sent: not those of a file, not BF16; and a size that varies is none."""
     return all(
-        not tensor.input_data_file and min(tensor.dims, default=0) >= 0 and _datatype(tensor) in set(NUMPY_TYPES) - {"BF16"}
+        not tensor.input_data_file and min(tensor.dims, default=0) >= 0 and datatype_name(tensor) in _SENT
         for tensor in sample.inputs.values()
     )
 
@@ -91,7 +95,7 @@ def _values(sample: Any, *, batching: bool) -> dict[str, np.ndarray]:
 
     def values(tensor: Any) -> np.ndarray:
         shape = [max(1, sample.batch_size), *tensor.dims] if batching else list(tensor.dims)
-        dtype = np.dtype(NUMPY_TYPES[_datatype(tensor)])
+        dtype = np.dtype(_SENT[datatype_name(tensor)])
         if dtype.kind == "O":
             return np.full(shape, "", dtype)
         if tensor.random_data and dtype.kind != "b":
@@ -99,13 +103,6 @@ def _values(sample: Any, *, batching: bool) -> dict[str, np.ndarray]:
         return np.zeros(shape, dtype)
 
     return {name: values(tensor) for name, tensor in sample.inputs.items()}
-
-
-def _datatype(tensor: Any) -> Any:
-    from tritonclient.grpc.model_config_pb2 import DataType
-
-    name = DataType.Name(tensor.data_type).removeprefix("TYPE_")
-    return "BYTES" if name == "STRING" else name
 
 
 def _filled(tensor: Any, shape: Sequence[int]) -> list[int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from airflow_triton.errors import ConversionError
+from airflow_triton.model_config import datatype_name
 from airflow_triton.repository.version_layout import Layout
 from airflow_triton.servable import DataType, TensorSpec
 
@@ -74,9 +75,8 @@ def tensors(config: ModelConfig) -> tuple[tuple[TensorSpec, ...], tuple[TensorSp
 
 
 def _spec(tensor: Any, batch: tuple[int, ...]) -> TensorSpec:
-    name = tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name
-    datatype = {"TYPE_STRING": "BYTES"}.get(name, name.removeprefix("TYPE_"))
+    datatype = datatype_name(tensor)
     if datatype not in get_args(DataType):
-        raise ConversionError(f"config.pbtxt: {tensor.name!r} is {name}; valid: {', '.join(get_args(DataType))}")
+        raise ConversionError(f"config.pbtxt: {tensor.name!r} is TYPE_{datatype}; valid: {', '.join(get_args(DataType))}")
     dims = tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
     return TensorSpec(name=tensor.name, datatype=cast("DataType", datatype), shape=(*batch, *dims))

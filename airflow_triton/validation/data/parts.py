@@ -33,12 +33,13 @@ def write_part(folder: Path, number: int, part: Part) -> Path:
 def read_part(path: Path, start: int) -> Part:
     """The part whose inputs are in this file; `start` is the number of its first row. Its `table` is read when someone looks into it."""
     beside = _beside(path)
-    rest = load_arrays(beside, only=lambda name: name == _LABELS or name.startswith(_ANSWER)) if beside.exists() else {}
+    has_rest = beside.exists()
+    rest = load_arrays(beside, only=lambda name: name == _LABELS or name.startswith(_ANSWER)) if has_rest else {}
     return Part(
         start=start,
         inputs=load_arrays(path),
         labels=rest.get(_LABELS),
-        table=_Table(beside) if beside.exists() else {},
+        table=_Table(beside) if has_rest else {},
         answers=_below(_ANSWER, rest),
     )
 
