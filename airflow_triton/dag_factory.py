@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from datetime import datetime, timedelta, timezone
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from airflow_triton.spec import Spec, find_spec_files, load_spec
 from airflow_triton.task_groups import deployment_tasks
 
 _DEFAULTS: dict[str, Any] = {"owner": "airflow-triton", "retries": 2, "retry_delay": timedelta(seconds=30)}
-_START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 def deployment_dags(folder: str | Path) -> dict[str, DAG]:
@@ -45,7 +45,7 @@ def deployment_dags(folder: str | Path) -> dict[str, DAG]:
             found[dag_id] = spec
         except SpecError as error:
             warnings.warn(str(error), stacklevel=2)
-            found.setdefault(f"deploy_{path.stem}", error)
+            found.setdefault(f"deploy_{Path(path).stem}", error)
     wanted = get_parsing_context().dag_id  # on a worker: the one DAG that it is to run
     return {dag_id: _built(dag_id, declared) for dag_id, declared in found.items() if wanted in (None, dag_id)}
 
@@ -74,15 +74,19 @@ def deployment_dag(spec: Spec, *, dag_id: str | None = None) -> DAG:
         dag_id or f"deploy_{spec.name}",
         description=f"{spec.model} to Triton, as `{spec.name}`",
         schedule=[_watched(spec)] if registry else spec.schedule,
-        start_date=_START,
         catchup=False,
         max_active_runs=1,
         default_args=_DEFAULTS,
         tags=["triton", "deployment"],
-        doc_md=f"The spec:\n```json\n{json.dumps(mapping, indent=2)}\n```",
+        doc_md=f"The spec:\n```yaml\n{_yaml(mapping)}\n```",
     ) as dag:
-        deployment_tasks(mapping, skip_rejected=registry)
+        deployment_tasks(mapping, plans=spec.convert.plans, approval=spec.promote.approval, skip_rejected=registry)
     return dag
+
+
+def _yaml(mapping: Mapping[str, Any]) -> str:
+    """The mapping in YAML, a line for each key: JSON is YAML, too, and far quicker to make."""
+    return "\n".join(f"{key}: {json.dumps(value)}" for key, value in mapping.items())
 
 
 def _watched(spec: Spec) -> Any:
@@ -108,8 +112,6 @@ class BrokenSpecOperator(BaseOperator):
 
 
 def _broken_dag(dag_id: str, error: SpecError) -> DAG:
-    with DAG(
-        dag_id, description="broken spec", schedule=None, start_date=_START, tags=["triton", "broken spec"], doc_md=f"```\n{error}\n```"
-    ) as dag:
+    with DAG(dag_id, description="broken spec", schedule=None, tags=["triton", "broken spec"], doc_md=f"```\n{error}\n```") as dag:
         BrokenSpecOperator(task_id="broken_spec", problem=str(error))
     return dag

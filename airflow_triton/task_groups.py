@@ -29,7 +29,7 @@ from airflow_triton.operators.steps import (
     StageModelOperator,
     ValidateModelOperator,
 )
-from airflow_triton.spec import Promote, Worker, load_spec, spec_from_mapping
+from airflow_triton.spec import Promote, TensorRT, Worker, load_spec, spec_from_mapping
 from airflow_triton.spec.convert import Convert
 
 
@@ -64,9 +64,10 @@ def deploy_model(
 
     """
     mapping = _mapping(spec, model)
+    plans, approval = _section(mapping, "convert", Convert).plans, _section(mapping, "promote", Promote).approval
     group = DeployedModel(group_id, prefix_group_id=True, tooltip="an MLflow model to Triton")
     with group:
-        group.tasks = deployment_tasks(mapping, skip_rejected=skip_rejected, **arguments)
+        group.tasks = deployment_tasks(mapping, plans=plans, approval=approval, skip_rejected=skip_rejected, **arguments)
     return group
 
 
@@ -113,12 +114,26 @@ class DeploymentTasks:
     clean_up: CleanUpModelOperator
 
 
-def deployment_tasks(mapping: Mapping[str, Any], *, skip_rejected: bool = False, **arguments: Any) -> DeploymentTasks:
-    """The tasks of one deployment, in the DAG or the group that is open: one for each step, and a clean-up whatever happens."""
+def deployment_tasks(
+    mapping: Mapping[str, Any], *, plans: TensorRT | None, approval: bool, skip_rejected: bool = False, **arguments: Any
+) -> DeploymentTasks:
+    """The tasks of one deployment, in the DAG or the group that is open: one for each step, and a clean-up whatever happens.
+
+    Args:
+        mapping: the spec, which all tasks share, perhaps with templates in it.
+        plans: the spec's `convert.plans`: how TensorRT plans are built, each by a task of its own; None where none are.
+        approval: the spec's `promote.approval`: whether a task waits for a person.
+        skip_rejected: do not try a version again that this very spec has rejected.
+        arguments: for all the operators.
+
+    Raises:
+        SpecError: see `placed`.
+
+    """
     shared = {"spec": mapping, **arguments}
     resolve = ResolveModelOperator(task_id="resolve", skip_rejected=skip_rejected, **shared)
     convert = ConvertModelOperator(task_id="convert", source=resolve.output, **shared)
-    converted = _with_plans(convert, shared).output
+    converted = convert.output if plans is None else _assembled(convert, plans, shared).output
     configure = ConfigureModelOperator(task_id="configure", converted=converted, **shared)
     stage = StageModelOperator(task_id="stage", converted=converted, config=configure.output, **shared)
     validate = ValidateModelOperator(task_id="validate", candidate=stage.output, **shared)
@@ -126,7 +141,7 @@ def deployment_tasks(mapping: Mapping[str, Any], *, skip_rejected: bool = False,
         task_id="promote",
         candidate=stage.output,
         report=validate.output,
-        approval=_approval(stage, validate, shared),
+        approval=_approval(stage, validate, shared) if approval else None,
         outlets=[served_model(mapping["name"])],
         **shared,
     )
@@ -165,19 +180,14 @@ def _section(mapping: Mapping[str, Any], key: str, kind: Any) -> Any:
 
 
 def _approval(stage: BaseOperator, validate: BaseOperator, shared: Mapping[str, Any]) -> Any:
-    """What a person answers, where the spec wants one to be asked."""
-    if not _section(shared["spec"], "promote", Promote).approval:
-        return None
+    """What a person answers who is asked."""
     from airflow_triton.operators.approve import ApproveModelOperator
 
     return ApproveModelOperator(task_id="approve", candidate=stage.output, report=validate.output, **shared).output
 
 
-def _with_plans(convert: ConvertModelOperator, shared: Mapping[str, Any]) -> BaseOperator:
-    """The task whose answer is what Triton serves: the conversion, or what puts its TensorRT plans together, each built on its worker."""
-    plans = _section(shared["spec"], "convert", Convert).plans
-    if plans is None:
-        return convert
+def _assembled(convert: ConvertModelOperator, plans: TensorRT, shared: Mapping[str, Any]) -> AssemblePlansOperator:
+    """The task that puts the TensorRT plans of a conversion together, each built by a task on its own worker."""
     built = [
         BuildPlanOperator(
             **{

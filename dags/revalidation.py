@@ -14,7 +14,7 @@ from airflow.sdk import DAG
 from airflow_triton.operators.deploy import RevalidateModelOperator
 from airflow_triton.spec import find_spec_files
 
-SPECS = [str(path) for path in find_spec_files(Path(__file__).parent / "deployments")]
+SPECS = find_spec_files(Path(__file__).parent / "deployments")
 
 with DAG(
     "revalidate",

@@ -13,7 +13,7 @@ from airflow.sdk import DAG, Param
 from airflow_triton.operators.deploy import RollbackModelOperator
 from airflow_triton.spec import find_spec_files
 
-SPECS = {path.stem: str(path) for path in find_spec_files(Path(__file__).parent / "deployments")}
+SPECS = {Path(path).stem: path for path in find_spec_files(Path(__file__).parent / "deployments")}
 
 with DAG(
     "roll_back",

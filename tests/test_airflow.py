@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,25 @@ print(json.dumps({{"errors": bag.import_errors, "warnings": str(bag.captured_war
 """
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment(tmp_path), timeout=120)
     return dict(json.loads(told.stdout.splitlines()[-1]))
+
+
+def test_a_cron_spec_runs_next_when_its_time_comes(tmp_path: Path) -> None:
+    """The scheduler's own reading of the DAG: not at once, not for what is past, in the time zone that Airflow is set to."""
+    code = """
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow_triton.dag_factory import deployment_dag
+from airflow_triton.spec import spec_from_mapping
+spec = {"name": "m", "model": "models:/m@live", "repository": "/models", "servers": "triton_default", "schedule": "30 3 * * *"}
+dag = DagSerialization.from_dict(DagSerialization.to_dict(deployment_dag(spec_from_mapping(spec))))
+print(dag.next_dagrun_info(last_automated_run_info=None).run_after.isoformat())
+"""
+    environment = _environment(tmp_path) | {"AIRFLOW__CORE__DEFAULT_TIMEZONE": "Asia/Tokyo"}
+    before = datetime.now(timezone.utc)
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, timeout=120)
+    due = datetime.fromisoformat(told.stdout.splitlines()[-1])
+
+    assert timedelta(0) < due - before <= timedelta(days=1, minutes=2)
+    assert due.astimezone(timezone(timedelta(hours=9))).strftime("%H:%M") == "03:30"
 
 
 def test_one_dag_for_each_spec_and_a_broken_one_breaks_only_its_own(tmp_path: Path) -> None:

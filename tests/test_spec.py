@@ -462,7 +462,7 @@ def test_folder_is_read_in_order(tmp_path: Path) -> None:
     written(tmp_path, "x: 1", "notes.md")
     (tmp_path / "below.yaml").mkdir()
 
-    assert [file.name for file in find_spec_files(tmp_path)] == ["a.yaml", "b.yml", "c.json"]
+    assert find_spec_files(tmp_path) == [f"{tmp_path}/{name}" for name in ("a.yaml", "b.yml", "c.json")]
     assert [spec.name for spec in load_specs([tmp_path / "c.json", tmp_path])] == ["c", "a", "b"]
     assert [spec.name for spec in load_specs(str(tmp_path / "a.yaml"))] == ["a"]
 

@@ -58,7 +58,7 @@ def load_spec(path: str | Path) -> Spec:
 
     """
     source = read_source(path)
-    return _spec_of(source, folder=os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120 - symlinks stay
+    return _spec_of(source, folder=os.path.dirname(path))  # noqa: PTH120 - a folder may hold a thousand
 
 
 def load_specs(paths: Iterable[str | Path]) -> list[Spec]:
@@ -80,20 +80,19 @@ def load_specs(paths: Iterable[str | Path]) -> list[Spec]:
         specs.append(spec)
         if spec.name in named:
             problems.append(f"{file}: name: the name {spec.name} is taken by {named[spec.name]}")
-        named.setdefault(spec.name, str(file))
+        named.setdefault(spec.name, file)
     if problems:
         raise SpecError("\n".join(problems))
     return specs
 
 
-def find_spec_files(folder: str | Path) -> list[Path]:
-    """The .yaml, .yml and .json files directly in the folder, sorted, hidden ones left out."""
+def find_spec_files(folder: str | Path) -> list[str]:
+    """The paths of the .yaml, .yml and .json files directly in the folder, sorted, hidden ones left out."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(each.path for each in entries if each.name.lower().endswith(_ENDINGS) and each.name[0] != "." and each.is_file())
+            return sorted(each.path for each in entries if each.name.lower().endswith(_ENDINGS) and each.name[0] != "." and each.is_file())
     except OSError as error:
         raise SpecError(f"{folder}: cannot be read as a folder: {error.strerror}") from error
-    return [Path(each) for each in found]
 
 
 def spec_from_mapping(data: Mapping[str, Any], *, where: str = "<mapping>", folder: str | Path | None = None) -> Spec:
@@ -102,7 +101,7 @@ def spec_from_mapping(data: Mapping[str, Any], *, where: str = "<mapping>", fold
     `where` names it in errors. A relative path is resolved against `folder`; without one it is refused.
     """
     source = Source(where=where, data=dict(data) if isinstance(data, Mapping) else data)
-    return _spec_of(source, folder=None if folder is None else os.path.abspath(folder))  # noqa: PTH100
+    return _spec_of(source, folder=None if folder is None else str(folder))
 
 
 def json_schema() -> dict[str, Any]:
@@ -123,12 +122,12 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def _files(paths: Iterable[str | Path], problems: list[str]) -> Iterator[Path]:
+def _files(paths: Iterable[str | Path], problems: list[str]) -> Iterator[str]:
     """Every spec file once; a folder that has none is a problem."""
     seen: set[str] = set()
-    for path in map(Path, paths):
+    for path in map(str, paths):
         found = [path]
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - as `find_spec_files`
             found = find_spec_files(path)
             if not found:
                 problems.append(f"{path}: no spec in this folder: none of its files ends in .yaml, .yml or .json")

@@ -160,7 +160,7 @@ class Spec(Section):
 
     def to_mapping(self) -> dict[str, Any]:
         """The spec as plain JSON types, keys without a value left out; `spec_from_mapping` makes an equal spec of it."""
-        mapping = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"config"})
+        mapping = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"config", "convert"})
         mapping["config"] = copy.deepcopy(self.config)
         mapping["convert"] = {"to": self.convert.to, **self.convert.model_dump(mode="json", exclude_defaults=True)}
         mapping["validate"].setdefault("parity", False)
@@ -168,7 +168,14 @@ class Spec(Section):
 
     def written(self) -> dict[str, Any]:
         """`to_mapping` without what was left to the defaults: of an equal spec, in fewer words."""
-        return _without_defaults(self, self.to_mapping())
+        mapping = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True, exclude={"config", "convert"})
+        if self.config:
+            mapping["config"] = copy.deepcopy(self.config)
+        if "convert" in self.model_fields_set:
+            mapping["convert"] = self.convert.model_dump(mode="json", exclude_defaults=True)
+        if "parity" in self.validation.model_fields_set:
+            mapping["validate"].setdefault("parity", False)
+        return mapping
 
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the deployment: not of when it runs, nor of how long a conversion may take."""
@@ -176,13 +183,3 @@ class Spec(Section):
         mapping.pop("schedule", None)
         mapping["convert"] = {"to": self.convert.to, "parity": mapping["convert"].get("parity"), **self.convert.recipe()}
         return hashlib.sha256(json.dumps(mapping, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _without_defaults(section: Section, mapping: dict[str, Any]) -> dict[str, Any]:
-    for name, field in type(section).model_fields.items():
-        key, value = field.alias or name, getattr(section, name)
-        if name not in section.model_fields_set:
-            mapping.pop(key, None)
-        elif isinstance(value, Section) and isinstance(mapping.get(key), dict):
-            _without_defaults(value, mapping[key])
-    return mapping

@@ -54,7 +54,7 @@ def read_source(path: str | Path) -> Source:
     """The file's content with its positions; a file that cannot be read or parsed at all is a SpecError."""
     source = Source(where=str(path))
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 a folder may hold a thousand
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 a folder may hold a thousand
             text = file.read().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise source.error(Problem((), "no such file")) from error

@@ -16,11 +16,16 @@ MODEL_FORMS = "models:/NAME/VERSION, models:/NAME@ALIAS, models:/NAME/latest, ru
 
 NAME_PATTERN = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
 MODEL_PATTERN = r"models:/[^/@:]+(@[A-Za-z0-9_-]+|/([1-9][0-9]*|latest))|runs:/[A-Za-z0-9_-]+/.+"
+_NAME = re.compile(NAME_PATTERN)
+_MODEL = re.compile(MODEL_PATTERN)
+_ALIAS = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_NO_ALIAS = re.compile(r"latest|v[0-9]+", re.IGNORECASE)
 _LOGGED_MODEL = re.compile(r"models:/m-[0-9A-Za-z]+")
 _CONNECTION = re.compile(r"^s3://[A-Za-z0-9_.-]+@")
 """The id of an Airflow connection in the address of a bucket, as in Airflow's own ObjectStoragePath."""
 _STAGE = re.compile(r"models:/[^/@:]+/(Production|Staging|Archived|None)", re.IGNORECASE)
 
+_SERVER_ID = re.compile(r"[A-Za-z0-9_.-]{1,250}")
 _PORTS = {"http": 8000, "https": 8000, "grpc": 8001, "grpcs": 8001, "dns+http": 8000, "dns+grpc": 8001, "dns+grpcs": 8001}
 _SERVER_FORMS = (
     "an Airflow connection id, http://HOST:8000, https://HOST:8000, grpc://HOST:8001, grpcs://HOST:8001, "
@@ -39,7 +44,7 @@ _CRON_WORDS = ("@hourly", "@daily", "@midnight", "@weekly", "@monthly", "@yearly
 
 def checked_name(name: str) -> str:
     """A name that Triton, a file system and an object store all take as one plain folder name."""
-    if not re.fullmatch(NAME_PATTERN, name) or ".." in name:
+    if not _NAME.fullmatch(name) or ".." in name:
         raise ValueError(
             f"got {shown(name)}; a Triton model's name is made of the letters a-z and A-Z, digits, `_`, `-` and `.`, "
             "does not start with a dot and has no `..` in it"
@@ -58,7 +63,7 @@ def checked_model(uri: str) -> str:
     if _STAGE.fullmatch(uri):
         raise ValueError(f"got {shown(uri)}; MLflow gave stages up: set an alias instead, and use one of: {MODEL_FORMS}")
     steps = uri.split("/")
-    if not re.fullmatch(MODEL_PATTERN, uri) or not uri.isprintable() or not {"", ".", ".."}.isdisjoint(steps):
+    if not _MODEL.fullmatch(uri) or not uri.isprintable() or not {"", ".", ".."}.isdisjoint(steps):
         raise ValueError(f"got {shown(uri)}; valid: {MODEL_FORMS}")
     return uri
 
@@ -70,7 +75,7 @@ def follows_registry(uri: str) -> bool:
 
 def checked_alias(alias: str) -> str:
     """A name that MLflow takes as an alias: neither `latest` nor a version such as `v3`."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", alias) or re.fullmatch(r"latest|v[0-9]+", alias, re.IGNORECASE):
+    if not _ALIAS.fullmatch(alias) or _NO_ALIAS.fullmatch(alias):
         raise ValueError(f"got {shown(alias)}; an alias is made of letters, digits, `_` and `-`, and is not `latest` or like `v3`")
     return alias
 
@@ -83,7 +88,7 @@ def is_url(server: str) -> bool:
 def checked_server(server: str) -> str:
     """A connection id as it is, or a URL as `scheme://host:port`, with Triton's default port where it names none."""
     if not is_url(server):
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", server):
+        if not _SERVER_ID.fullmatch(server):
             safe = f"***@{server.rpartition('@')[2]}" if "@" in server else server
             raise ValueError(f"got {shown(safe)}; valid: {_SERVER_FORMS}")
         return server
@@ -174,7 +179,7 @@ def absolute(value: str, folder: str | None) -> str:
     if not os.path.isabs(path):  # noqa: PTH117
         if folder is None:
             raise ValueError(f"got the relative path {shown(value)}, and there is no spec file that it is relative to; make it absolute")
-        path = os.path.join(folder, path)  # noqa: PTH118
+        return os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118 - symlinks stay
     return os.path.normpath(path)
 
 

@@ -26,7 +26,7 @@ class SpecFolder:
         self._tell = tell
         self._lock = threading.Lock()
         self._looked = float("-inf")
-        self._seen: dict[Path, tuple[int, int, int]] = {}
+        self._seen: dict[str, tuple[int, int, int]] = {}
         self._specs: dict[str, Spec] = {}
         self._problems: set[str] = set()
 
@@ -65,6 +65,6 @@ class SpecFolder:
         self._problems = problems
 
 
-def _mark(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
+def _mark(path: str) -> tuple[int, int, int]:
+    stat = Path(path).stat()
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
