@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from live.grounds import AFTER, DEPLOY, Grounds, version_of, weights_of
 from live.kills import STEPS, VICTIMS, deploy_under_kills
 from live.process import wait_for
 
+TRIES = 4
+"""Rounds in which a kill may come too late before a step is left."""
 SOAK = os.environ.get("AIRFLOW_TRITON_SOAK") == "1"
 pytestmark = pytest.mark.timeout(1200)
 
@@ -57,14 +60,16 @@ def test_killed_on_the_way_the_run_ends_right_and_production_answers(grounds: Gr
 @pytest.mark.skipif(not SOAK, reason="takes more than half an hour: make soak")
 @pytest.mark.timeout(10800)
 def test_soak_live_airflow(grounds: Grounds, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every step with every victim, one kill a deployment; writes docs/live-airflow.md."""
+    """Every step with every victim, one kill a deployment, again where a kill came too late; writes docs/live-airflow.md."""
     first = deploy_under_kills(grounds, {})  # until it serves, nothing does: the client's errors say nothing
     assert first.problems == ()
     rounds = []
-    for step in STEPS:
-        for victim in VICTIMS:
+    for step, victim in product(STEPS, VICTIMS):
+        for _ in range(TRIES):
             rounds.append(deploy_under_kills(grounds, {step: victim}))
             with capsys.disabled():
                 sys.stdout.write(f"\n{step} {victim}: {rounds[-1]}")
+            if not rounds[-1].late:
+                break
     report.write(rounds)
     assert [each for each in rounds if not each.right] == []

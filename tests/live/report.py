@@ -22,10 +22,11 @@ the run of `deploy_blobs`, whose steps the scheduler runs: conversion (to ONNX: 
 validation, a person's approval over Airflow's API, promotion, clean-up. The promotion is an asset event, and a DAG that is scheduled on
 it asks Triton.
 
-In the middle of one step, once its log has told what it does, one process gets SIGKILL: that of the **task**, or **scheduler** (with
-all the tasks that it runs, as where a container goes away) or **triggerer**, which are then started again. While the run waits for the
-approval there is no task to kill but the one that asks. Meanwhile a client asks `blobs` without pause, rows whose answers tell which
-version gave them.
+In the middle of one step, once its log has told what it does (`configure` is quick: once it has a log), one process gets SIGKILL: that
+of the **task**, or **scheduler** (with all the tasks that it runs, as where a container goes away) or **triggerer**, which are then
+started again. While the run waits for the approval there is no task to kill but the one that asks. Where the step was done before the
+kill, which is counted, the round is repeated. Meanwhile a client asks `blobs` without pause, rows whose answers tell which version gave
+them.
 
 After every round: the run ended as `success`, the new version serves and nothing else is loaded, MLflow's alias stands at it, the
 downstream DAG read its answer, and no answer was wrong or missing.
