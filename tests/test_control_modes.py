@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +97,11 @@ def polled(polling: LocalTriton, tracking_uri: str, holdout: Any) -> Iterator[Ma
     empty()
 
 
+def loads(log: str) -> list[str]:
+    """The model of each load that the server's log tells of, in order."""
+    return re.findall(r'"loading: (\S+):\d+"', log)
+
+
 @contextmanager
 def watched(server: LocalTriton) -> Iterator[list[tuple[str, str, str]]]:
     """What the server's index showed meanwhile, as (name, state, reason), each once."""
@@ -141,8 +148,28 @@ def test_poll_serves_release_after_release_and_goes_back(polled: Make, polling: 
     assert [line for line in log.splitlines() if line.startswith("E") or "failed" in line] == []
     assert all(name == "blobs" or name.startswith("blobs--candidate-") for name, _, _ in seen)
     assert {reason for _, _, reason in seen} <= {"", "unloaded"}
-    candidates = [name for (name, state, _) in seen if state == "READY" and name != "blobs"]
-    assert len(set(candidates)) == 4
+    candidates = {name for (name, state, _) in seen if state == "READY" and name != "blobs"}
+    assert len(candidates) == 4
+    assert sorted(name for name in loads(log) if name != "blobs") == sorted(candidates)
+
+
+def test_poll_takes_nothing_for_changed_that_is_not(polled: Make, polling: LocalTriton) -> None:
+    """By mtime and ctime: neither clearing away after a release, nor another candidate of the same files, loads again what serves."""
+    model = Path(polling.repository) / "blobs" / "1" / "model.onnx"
+
+    def loaded(mapping: Mapping) -> list[str]:
+        assert polling.log_file is not None
+        start = len(polling.log_file.read_text())
+        run(mapping)
+        time.sleep(2.5)  # two polls
+        return loads(polling.log_file.read_text()[start:])
+
+    first = loaded(polled(1))
+    changed = model.stat().st_ctime_ns
+    again = loaded(polled(1, config={"instance_group": [{"count": 1, "kind": "KIND_CPU"}], "max_batch_size": 16}))
+
+    assert [name.partition("--")[:2] for name in first + again] == [("blobs", "--"), ("blobs", "")] * 2
+    assert (model.stat().st_ctime_ns, model.stat().st_nlink) == (changed, 1)
 
 
 def test_pollers_share_a_release(tracking_uri: str, holdout: Any, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class Repository(ABC):
     """
 
     on_disk = False
-    """Whether it is a folder: what is put there appears at once, and files in its staging become, by hard links, what Triton opens."""
+    """Whether it is a folder: what is put there appears at once, and files in its staging become what Triton opens, by hard links."""
 
     @abstractmethod
     def __str__(self) -> str:

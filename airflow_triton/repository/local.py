@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from airflow_triton.errors import RepositoryError
 from airflow_triton.repository.base import WORK, Repository, decoded
-from airflow_triton.repository.layout import check_model_name
+from airflow_triton.repository.layout import check_model_name, is_candidate
 from airflow_triton.repository.local_files import copy, is_held, link_or_copy, sync_folder, sync_tree, told, write_durably
 from airflow_triton.repository.manifest import sha256
 from airflow_triton.repository.places import Item, Origin, Place, StoredConfig, StoredFile, etag_of
@@ -30,14 +30,18 @@ _HELD = ".lock"
 class LocalRepository(Repository):
     """A folder that a Triton serves from; made on the first write.
 
+    A Triton that polls it (`polled`) takes a file for another one when its ctime is another, which a further hard link, or one less,
+    changes; it then loads the model again. So released files have no second name there, and a release copies them.
+
     Raises RepositoryError where the folder cannot be used: not a folder, not writable, or a mount point of its own (the work
     area must lie on the same file system, beside it).
     """
 
     on_disk = True
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, *, polled: bool = False) -> None:
         self.root = Path(root).expanduser().absolute()
+        self.polled = polled
         self.work = self.root.parent / f".{self.root.name}.airflow-triton"
 
     def __str__(self) -> str:
@@ -120,7 +124,7 @@ class LocalRepository(Repository):
         """See Repository. A hard link where that can be: stored files never change."""
         source = _on_disk(origin)
         with told(f"{source} cannot be copied to {into}"):
-            link_or_copy(source, into)
+            (copy if self.polled else link_or_copy)(source, into)
 
     # --- writing
 
@@ -181,7 +185,7 @@ class LocalRepository(Repository):
         target = self.path(place)
         with self.new_staging() as staged, told(f"{target} cannot be put in place"):
             for item in items:
-                self._put_item(item, staged / item.file.path)
+                self._put_item(item, staged / item.file.path, released=place.area == "models" and not is_candidate(place.path))
             for name, text in {**(first or {}), **(last or {})}.items():
                 (staged / name).write_text(text)
             sync_tree(staged)
@@ -192,10 +196,11 @@ class LocalRepository(Repository):
             sync_folder(target.parent)
         return True
 
-    def _put_item(self, item: Item, target: Path) -> None:
+    def _put_item(self, item: Item, target: Path, *, released: bool) -> None:
         source = _on_disk(item.origin)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_relative_to(self.work) or source.is_relative_to(self.root):
+        converted, stored = source.is_relative_to(self.work), source.is_relative_to(self.root)
+        if (converted or stored) and not (self.polled and (released or stored)):
             return link_or_copy(source, target)  # it is ours, and never changes
         if copy(source, target) != item.file.sha256:
             raise RepositoryError(f"{source} changed while it was being published; nothing was")

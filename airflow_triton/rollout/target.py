@@ -113,7 +113,7 @@ def find_target(
         place, server = (each.repository, each.server) if isinstance(each, Replica) else (None, each)
         address = _address(server, connections)
         places.setdefault(place, []).append(replace(address, control_mode=mode) if mode else address)
-    first, *others = [Group(_store(place or repository, spec, connections), tuple(found)) for place, found in places.items()]
+    first, *others = [_group(place or repository, spec, connections, found) for place, found in places.items()]
     return Target(
         first.store,
         first.addresses,
@@ -132,11 +132,16 @@ def find_repository(spec: Spec | None = None, *, repository: str | None = None, 
     return _store(repository or next((each.repository for each in first if isinstance(each, Replica)), None), spec, connections)
 
 
-def _store(place: str | None, spec: Spec | None, connections: Connections | None) -> Repository:
+def _group(place: str | None, spec: Spec | None, connections: Connections | None, addresses: Sequence[ServerAddress]) -> Group:
+    polled = any(address.control_mode == "poll" for address in addresses)
+    return Group(_store(place, spec, connections, polled=polled), tuple(addresses))
+
+
+def _store(place: str | None, spec: Spec | None, connections: Connections | None, *, polled: bool = False) -> Repository:
     place = place or (spec.repository if spec else None) or os.environ.get(REPOSITORY_VARIABLE)
     if not place:
         raise SpecError(f"no model repository: looked at --repository, the spec's `repository` and {REPOSITORY_VARIABLE}")
-    return open_repository(place, lookup=connections.session if connections else None)
+    return open_repository(place, lookup=connections.session if connections else None, polled=polled)
 
 
 def find_addresses(
