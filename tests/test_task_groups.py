@@ -28,6 +28,7 @@ from pathlib import Path
 from airflow.sdk import DAG, task
 from airflow_triton.operators.deploy import DeployModelOperator, RollbackModelOperator
 from airflow_triton.operators.steps import *
+from airflow_triton.sensors.ready import ModelReadySensor
 from airflow_triton.task_groups import deploy_model, rollback_on_failure
 
 SPEC = json.loads((Path(__file__).parent / "spec.json").read_text())
@@ -41,7 +42,19 @@ with DAG("team", schedule=None, params={"version": 1, "fail": False}):
     rollback_on_failure(deployed, smoke(deployed.outcome))
 
 with DAG("mapped", schedule=None):
-    DeployModelOperator.partial(task_id="deploy").expand(spec=[{**SPEC, "name": name, "model": "models:/blobs/1"} for name in ("b1", "b2")])
+    deploy = DeployModelOperator.partial(task_id="deploy").expand(
+        spec=[{**SPEC, "name": name, "model": "models:/blobs/1"} for name in ("b1", "b2")]
+    )
+    ready = ModelReadySensor.partial(task_id="ready", model="b1", timeout=60, trigger_rule="all_done")
+    deploy >> ready.expand(servers=[["triton_default"], ["triton_grpc"]])
+
+with DAG("kinds", schedule=None):
+    spec = {**SPEC, "model": "models:/blobs/1", "convert": {"to": "tensorrt", "tensorrt": {"gpus": {"a10": {}, "h100": {}}}}}
+    resolve = ResolveModelOperator(task_id="resolve", spec=spec)
+    converted = ConvertModelOperator(task_id="convert", spec=spec, source=resolve.output).output
+    built = BuildPlanOperator.partial(task_id="build_plan", spec=spec, converted=converted).expand(kind=["a10", "h100"])
+    AssemblePlansOperator(task_id="assemble", spec=spec, converted=converted, plans=built.output)
+    CleanUpModelOperator(task_id="clean_up", spec=spec, source=resolve.output).as_teardown(setups=resolve)
 
 class CutOff(RollbackModelOperator):
     def execute(self, context):
@@ -105,6 +118,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, triton: LocalTriton, track
         "MLFLOW_TRACKING_URI": tracking_uri,
         "TRITON_MODEL_REPO": str(triton.repository),
         "AIRFLOW_CONN_TRITON_DEFAULT": json.dumps({"conn_type": "triton", "host": triton.http_url}),
+        "AIRFLOW_CONN_TRITON_GRPC": json.dumps({"conn_type": "triton", "host": triton.grpc_url}),
         "SLEEPER": "yes",
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "file", "log_file_path": str(home / "lineage.json"), "append": True}),
     }
@@ -158,15 +172,29 @@ def test_a_teams_dag_deploys_tells_and_takes_back(
     assert set(came["tasks"].values()) == {"skipped"}
 
 
-def test_one_operator_is_mapped_over_models(airflow: DagRuns, repository: LocalRepository) -> None:
-    """One task for each spec; each model's asset has its event, by the alias of all models."""
+def test_operators_are_mapped_over_models_and_replicas(airflow: DagRuns, repository: LocalRepository) -> None:
+    """One task for each spec; each model's asset has its event, by the alias of all models. Then one for each server."""
     came = airflow.run("mapped")
 
-    assert came["tasks"] == {"deploy[0]": "success", "deploy[1]": "success"}
+    assert came["tasks"] == dict.fromkeys(("deploy[0]", "deploy[1]", "ready[0]", "ready[1]"), "success")
     assert [came["answers"][f"deploy[{number}]"]["action"] for number in (0, 1)] == ["promoted", "promoted"]
     assert sorted(event["uri"] for event in came["events"]) == ["triton://models/b1", "triton://models/b2"]
     assert (served(repository, "b1"), served(repository, "b2")) == ([1], [1])
     assert airflow.run("mapped")["events"] == []  # nothing to do is no event
+
+
+def test_plans_are_mapped_over_kinds_of_gpu(airflow: DagRuns) -> None:
+    """One task for each kind, which fails at once where there is no GPU; what would have put them together waits for all."""
+    came = airflow.run("kinds")
+
+    assert came["tasks"] == {
+        "resolve": "success",
+        "convert": "success",
+        "build_plan[0]": "failed",
+        "build_plan[1]": "failed",
+        "assemble": "upstream_failed",
+        "clean_up": "success",
+    }
 
 
 def test_a_second_try_goes_no_further_back(airflow: DagRuns, repository: LocalRepository) -> None:
