@@ -32,7 +32,8 @@ test: install  ## the whole test suite, three files at a time (WORKERS=1: one af
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 soak: install  ## kill deployments at every call, promote a thousand times under load, kill Airflow's processes (two hours); writes into docs/
-	@AIRFLOW_TRITON_SOAK=1 $(BIN)/python -m pytest tests/test_crash.py tests/test_soak.py tests/test_live_airflow.py -k soak
+	@AIRFLOW_TRITON_SOAK=1 $(BIN)/python -m pytest tests/test_crash.py tests/test_delete.py tests/test_soak.py tests/test_live_airflow.py \
+	  -k "soak or (test_delete and killed)"
 
 conformance: install  ## ONNX's own backend tests, and a model of every kind, on the real Triton (half an hour); writes into docs/
 	@AIRFLOW_TRITON_CONFORMANCE=1 $(BIN)/python -m pytest -s tests/test_onnx_backend.py tests/test_conversion_table.py

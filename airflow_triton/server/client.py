@@ -14,7 +14,7 @@ from airflow_triton.errors import ServerError, ServerUnreachableError
 from airflow_triton.server.many import answered
 from airflow_triton.server.over_grpc import GrpcTransport
 from airflow_triton.server.over_http import HttpTransport
-from airflow_triton.server.transport import Inference, Pending, Transport, translated
+from airflow_triton.server.transport import Inference, Pending, Transport, translated, version_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ class TritonClient:
 
     def is_ready(self, model: str, version: int | None = None) -> bool:
         """Whether this version (without one: the one that answers requests without a version) is ready to answer."""
-        return bool(self._call(f"say whether `{model}` is ready", "is_model_ready", model, model_version=_text(version)))
+        return bool(self._call(f"say whether `{model}` is ready", "is_model_ready", model, model_version=version_text(version)))
 
     def wait_ready(self, model: str, version: int, *, seconds: float = 60.0) -> None:
         """Return as soon as the version is ready; raise ServerError with Triton's reason if it is not within `seconds`."""
@@ -144,7 +144,7 @@ class TritonClient:
         from google.protobuf.json_format import MessageToDict, ParseDict
         from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-        answer = self._call(f"show the config of `{model}`", "get_model_config", model, model_version=_text(version))
+        answer = self._call(f"show the config of `{model}`", "get_model_config", model, model_version=version_text(version))
         config = ParseDict(answer.get("config", answer), ModelConfig(), ignore_unknown_fields=True)
         return dict(MessageToDict(config, preserving_proto_field_name=True))
 
@@ -214,7 +214,3 @@ def ready(rows: Iterable[LoadedModel]) -> dict[str, tuple[int, ...]]:
         if row.version is not None and row.state == "READY":
             found.setdefault(row.name, []).append(row.version)
     return {model: tuple(sorted(versions)) for model, versions in found.items()}
-
-
-def _text(version: int | None) -> str:
-    return "" if version is None else str(version)

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from airflow_triton.server.tls import grpc_credentials
+from airflow_triton.server.transport import version_text
 
 if TYPE_CHECKING:
     import grpc
@@ -74,7 +75,7 @@ def message(asked: Inference) -> Any:
     from tritonclient.grpc.service_pb2 import ModelInferRequest
     from tritonclient.utils import serialize_byte_tensor
 
-    sent = ModelInferRequest(model_name=asked.model, model_version=asked.version_text)
+    sent = ModelInferRequest(model_name=asked.model, model_version=version_text(asked.version))
     for name, array in asked.inputs.items():
         datatype = asked.datatype(name)
         sent.inputs.add(name=name, datatype=datatype, shape=array.shape)

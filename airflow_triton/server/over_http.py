@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_triton.server.greenlets import Greenlets
 from airflow_triton.server.tls import http_options
+from airflow_triton.server.transport import version_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,7 @@ class HttpTransport:
             sent.append(InferInput(name, list(array.shape), asked.datatype(name)))
             sent[-1].set_data_from_numpy(array.astype(object) if array.dtype.kind == "U" else array)
         outputs = None if asked.outputs is None else [InferRequestedOutput(name) for name in asked.outputs]
-        return self._submit("infer", asked.model, sent, deadline=deadline, model_version=asked.version_text, outputs=outputs)
+        return self._submit("infer", asked.model, sent, deadline=deadline, model_version=version_text(asked.version), outputs=outputs)
 
     def arrays(self, answer: Any) -> dict[str, np.ndarray]:
         """See `Transport`."""

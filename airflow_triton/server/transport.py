@@ -23,6 +23,11 @@ _UNAVAILABLE_REASONS = ("protocol is restricted", "maximum queue size", "is stop
 """Where Triton itself answers UNAVAILABLE; gRPC's client library has the same status for a server that it cannot reach."""
 
 
+def version_text(version: int | None) -> str:
+    """A version as requests have it."""
+    return "" if version is None else str(version)
+
+
 @dataclass(frozen=True)
 class Inference:
     """One request: `version` of `model` (None: the one that answers requests without a version) is asked `inputs` for `outputs` (all)."""
@@ -31,11 +36,6 @@ class Inference:
     version: int | None
     inputs: Mapping[str, np.ndarray]
     outputs: Sequence[str] | None = None
-
-    @property
-    def version_text(self) -> str:
-        """The version, as requests have it."""
-        return "" if self.version is None else str(self.version)
 
     def datatype(self, name: str) -> str:
         """Triton's data type of an input; ServerError where Triton has none."""
