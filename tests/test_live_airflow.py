@@ -57,7 +57,7 @@ def test_killed_on_the_way_the_run_ends_right_and_production_answers(grounds: Gr
     assert done.answered > 0
 
 
-@pytest.mark.skipif(not SOAK, reason="takes more than half an hour: make soak")
+@pytest.mark.skipif(not SOAK, reason="takes twenty minutes: make soak")
 @pytest.mark.timeout(10800)
 def test_soak_live_airflow(grounds: Grounds, capsys: pytest.CaptureFixture[str]) -> None:
     """Every step with every victim, one kill a deployment, again where a kill came too late; writes docs/live-airflow.md."""
