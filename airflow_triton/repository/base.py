@@ -35,7 +35,7 @@ class Repository(ABC):
     """
 
     on_disk = False
-    """Whether it is a folder: what is put there appears at once, and files in its staging become what Triton opens, by hard links."""
+    """Whether it is a folder: what is put there appears at once, and files in its staging need no upload to become what Triton opens."""
 
     @abstractmethod
     def __str__(self) -> str:
